@@ -54,21 +54,16 @@ fn a_cluster_of_3_7_survives_what_stories_do() {
     survives_what_stories_do(Version::V3_7).unwrap();
 }
 
-fn keeps_its_data_over(lines: &[Version]) -> Result<()> {
-    let (first, later) = lines.split_first().context("no version")?;
-    let cluster = Cluster::start(*first, 1, &Options::default())?;
-    cluster.put("key", "kept")?;
-    for version in later {
-        cluster.member(1)?.restart_as(*version, SOON)?;
-        assert_eq!(cluster.get("key")?.as_deref(), Some(&b"kept"[..]), "{version}");
-    }
-    Ok(())
-}
-
 #[test]
 fn a_member_upgrades_in_place_from_line_to_line() {
-    keeps_its_data_over(&[Version::V3_4, Version::V3_5]).unwrap();
-    keeps_its_data_over(&[Version::V3_5, Version::V3_6, Version::V3_7]).unwrap();
+    let args = vec!["--snapshot-count=10".to_owned()];
+    let cluster = Cluster::start(Version::V3_4, 1, &Options { args, ..Options::default() }).unwrap();
+    for version in [Version::V3_5, Version::V3_6, Version::V3_7] {
+        // Enough for a snapshot: a newer line does not understand every entry of an older one's log.
+        (0..30).for_each(|_| cluster.put("key", "kept").unwrap());
+        cluster.member(1).unwrap().restart_as(version, SOON).unwrap();
+        assert_eq!(cluster.get("key").unwrap().unwrap(), b"kept", "{version}");
+    }
 }
 
 #[test]

@@ -6,3 +6,5 @@ mod tidy;
 mod clusters;
 // The harness itself: receivers answer as they are told.
 mod receivers;
+// The harness itself: nothing it started survives it.
+mod processes;

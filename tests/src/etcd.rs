@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod member;
 mod ports;
 
+// A story imports from one place.
 pub use cluster::Cluster;
 pub use member::Member;
 

@@ -20,6 +20,7 @@ use crate::{
 mod answer;
 pub mod received;
 
+// A story imports from one place.
 pub use received::{Counts, Payload, Protocol, Received};
 
 /// How the sink answers an export.
