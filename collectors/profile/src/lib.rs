@@ -1,1 +1,1 @@
-//! Placeholder.
+//! Profiles of processes: capture, baselines, one capture at a time.

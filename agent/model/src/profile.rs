@@ -1,0 +1,196 @@
+//! Profiles: counts by function for the engine, whole stacks for exporters and people.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Stamp;
+
+/// Functions kept in one [`FunctionCounts`]; the rest is summed in `other`.
+pub const FUNCTIONS_MAX: usize = 10_000;
+
+/// What a profile counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProfileKind {
+    /// On-CPU time, nanoseconds.
+    Cpu,
+    /// Live heap, bytes.
+    Heap,
+    /// Goroutines, count.
+    Goroutine,
+}
+
+/// The end of one [`crate::request::Request`] for a capture: exactly one for each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaptureResult {
+    /// The request's id.
+    pub request: u64,
+    /// The member that was profiled, by name.
+    pub target: String,
+    /// How it ended.
+    pub outcome: CaptureOutcome,
+}
+
+/// How a capture ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CaptureOutcome {
+    /// Captured. `before` is `None` when there was no baseline, and the reason says why.
+    Done {
+        /// The baseline.
+        before: Option<Arc<ProfileSet>>,
+        /// Why there is none, or how old it is.
+        baseline: Baseline,
+        /// The capture.
+        after: Arc<ProfileSet>,
+    },
+    /// Not begun, and why (`slot_full`, `cool_down`, `budget`, `kill_switch`, `no_endpoint`).
+    Refused {
+        /// A fixed word.
+        reason: String,
+    },
+    /// Begun and failed (`timeout`, `status`, `another_profile_running`, `bad_profile`).
+    Failed {
+        /// A fixed word.
+        reason: String,
+        /// What was seen.
+        detail: String,
+    },
+}
+
+/// Where the "before" comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    /// Taken before the latest rollout marker.
+    BeforeMarker,
+    /// At least five minutes older than the trigger, no marker known.
+    Aged,
+    /// Younger than five minutes, no marker known.
+    Young,
+    /// There is none.
+    Missing,
+}
+
+/// All kinds of one capture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProfileSet {
+    /// When it began.
+    pub at: Stamp,
+    /// How it was taken: `go_pprof`, later `perf`.
+    pub engine: String,
+    /// Counts by kind.
+    pub counts: Vec<FunctionCounts>,
+    /// Whole stacks; only exporters open them. Not recorded.
+    #[serde(skip)]
+    pub stacks: Arc<Vec<Stacks>>,
+}
+
+/// Counts by function and by call edge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FunctionCounts {
+    /// What is counted.
+    pub kind: ProfileKind,
+    /// Length of the capture, nanoseconds; 0 for a snapshot.
+    pub duration_ns: u64,
+    /// Value that one sample stands for (period), in the unit of `kind`; 0 where samples differ in weight.
+    pub period: u64,
+    /// Sum over all samples, in the unit of `kind`.
+    pub total: u64,
+    /// Samples taken: the n of every share.
+    pub samples: u64,
+    /// Functions by name, ascending, at most [`FUNCTIONS_MAX`].
+    pub functions: Vec<FunctionCount>,
+    /// (caller, callee, value), indexes into `functions`, ascending, at most [`FUNCTIONS_MAX`].
+    pub edges: Vec<(u32, u32, u64)>,
+    /// Self value of functions that did not fit.
+    pub other: u64,
+}
+
+/// One function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionCount {
+    /// Full name.
+    pub name: String,
+    /// Value in the function itself (inlined callees not included).
+    pub own: u64,
+    /// Value in it and all it calls, recursion counted once.
+    pub total: u64,
+    /// Samples that contain it.
+    pub samples: u64,
+}
+
+/// Whole stacks of one profile.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stacks {
+    /// What is counted.
+    pub kind: ProfileKind,
+    /// When it began.
+    pub at: Stamp,
+    /// Nanoseconds; 0 for a snapshot.
+    pub duration_ns: u64,
+    /// Period, in the unit of `kind`.
+    pub period: u64,
+    /// Modules.
+    pub mappings: Vec<Mapping>,
+    /// Functions.
+    pub functions: Vec<Function>,
+    /// Frames: an inlined call has one of its own.
+    pub frames: Vec<Frame>,
+    /// Samples, stacks leaf first.
+    pub samples: Vec<StackSample>,
+    /// The profile as it was received (gzipped pprof), empty where we made it ourselves.
+    pub pprof: Vec<u8>,
+}
+
+/// One module.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Path in the target's view.
+    pub path: String,
+    /// Build id, hex, as the profile gives it.
+    pub build_id: String,
+    /// First address.
+    pub start: u64,
+    /// One past the last address.
+    pub end: u64,
+    /// File offset.
+    pub offset: u64,
+}
+
+/// One function.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Function {
+    /// Full name, `[module+0x…]` when unknown.
+    pub name: String,
+    /// Source file, may be empty.
+    pub file: String,
+    /// First line, 0 when unknown.
+    pub start_line: i64,
+}
+
+/// One frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Index into `functions`.
+    pub function: u32,
+    /// Index into `mappings`; `u32::MAX` when unknown.
+    pub mapping: u32,
+    /// Address, 0 when unknown.
+    pub address: u64,
+    /// Line, 0 when unknown.
+    pub line: i64,
+    /// Inlined into the next frame towards the root.
+    pub inlined: bool,
+}
+
+/// One stack with its weight.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackSample {
+    /// Indexes into `frames`, leaf first.
+    pub frames: Vec<u32>,
+    /// Value in the unit of the kind.
+    pub value: i64,
+    /// Samples merged into it.
+    pub count: i64,
+}

@@ -1,0 +1,1 @@
+//! Which disturbances have a harmless cause: planned restarts, leader moves, defragmentation.

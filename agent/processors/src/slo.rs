@@ -1,0 +1,1 @@
+//! Objectives, exact counts, burn lanes.

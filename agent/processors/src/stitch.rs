@@ -1,0 +1,1 @@
+//! Log events of one trace become one tree.

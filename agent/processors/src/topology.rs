@@ -1,0 +1,1 @@
+//! Who calls whom, from closed call trees.

@@ -1,0 +1,1 @@
+//! Weighs burn, regressions and markers into one decision a target.

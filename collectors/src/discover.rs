@@ -1,0 +1,1 @@
+//! Finds the etcd members of this node without configuration; reads only.

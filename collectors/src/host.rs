@@ -1,0 +1,1 @@
+//! The node and the watched processes, from /proc and cgroups.

@@ -1,0 +1,1 @@
+//! Follows log files and turns lines into events; redacts keys and values.

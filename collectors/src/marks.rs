@@ -1,0 +1,1 @@
+//! Sees processes start anew or change their build id, image or version.

@@ -1,0 +1,1 @@
+//! Asks each member for its own account: status, list, alarms, hash.

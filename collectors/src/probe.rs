@@ -1,0 +1,1 @@
+//! Measures latency as a client sees it, open loop, one connection a member.

@@ -1,0 +1,1 @@
+//! Reads `/metrics` pages into columns.

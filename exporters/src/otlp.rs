@@ -1,0 +1,1 @@
+//! OTLP: encode, queue, send. The queue holds finished requests, bounded in bytes.

@@ -1,0 +1,1 @@
+//! Rollback signals: journal first, then send until acknowledged or expired.
