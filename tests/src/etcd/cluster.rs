@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
@@ -163,14 +163,13 @@ impl Cluster {
         found.transpose().context("value is not base64")
     }
 
-    /// SIGTERM to all members at once, then waits for each: a leader alone would look for somebody to hand over to.
+    /// SIGTERM to one member after the other, the leader last: all at once, the leader would wait for seconds to hand
+    /// over to a member that is going too.
     pub fn stop(&self) -> Result<()> {
-        thread::scope(|scope| {
-            let stopping: Vec<_> = self.members.iter().map(|member| scope.spawn(|| member.stop())).collect();
-            stopping
-                .into_iter()
-                .try_for_each(|stop| stop.join().unwrap_or_else(|_| bail!("stopping panicked")))
-        })
+        let leader = self.leader_now().map(Member::name);
+        let (last, first): (Vec<&Member>, Vec<&Member>) =
+            self.members.iter().partition(|member| Some(member.name()) == leader);
+        first.into_iter().chain(last).try_for_each(Member::stop)
     }
 
     fn running(&self) -> impl Iterator<Item = &Member> {

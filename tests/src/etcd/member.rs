@@ -26,6 +26,9 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 /// A healthy member answers in milliseconds; on a busy host it may wait for a core.
 pub(super) const ASK_MAX: Duration = Duration::from_secs(5);
 
+/// A story that expects no answer waits this long; one that expects health asks again.
+const HEALTH_MAX: Duration = Duration::from_secs(2);
+
 /// A member of a [`super::Cluster`]. All methods take `&self`: a story may act from several threads.
 #[derive(Debug)]
 pub struct Member {
@@ -198,7 +201,7 @@ impl Member {
 
     /// Asks `/health` once, which etcd answers by a linearizable read.
     pub fn is_healthy(&self) -> Result<bool> {
-        let answer = http::get(self.client, "/health", ASK_MAX)?;
+        let answer = http::get(self.client, "/health", HEALTH_MAX)?;
         Ok(answer.status == 200 && answer.body.contains("\"true\""))
     }
 
