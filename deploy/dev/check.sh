@@ -7,6 +7,7 @@ say() { printf 'check: %s\n' "$*"; }
 
 say formatting
 cargo fmt --all --check
+cargo fmt --manifest-path deploy/dev/protoc/Cargo.toml --check
 
 lint=$(.ci/run --lint-toolchain)
 have=$(rustc --version | cut -d' ' -f2)

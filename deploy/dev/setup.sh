@@ -4,7 +4,7 @@
 #   deploy/dev/setup.sh PIECE...
 #
 #   toolchain      checks Rust, clippy, rustfmt, git, make and a C compiler; installs nothing
-#   protoc         .tools/bin/protoc; etcd-client's build script runs it
+#   protoc         .tools/bin/protoc and .tools/include; etcd-client's build script runs it
 #   etcd VERSION   .tools/etcd/VERSION/etcd; VERSION is one of the folders of deploy/dev/etcd, or 3.4
 #   etcd-demo      the etcd of ETCD_VERSION (3.5.33 when unset), else the newest that can be had
 #   etcdctl        .tools/etcd/3.6/etcdctl
@@ -79,14 +79,16 @@ toolchain() {
 }
 
 protoc() {
-    local from=(deploy/dev/protoc/Cargo.lock deploy/dev/protoc/src/main.rs)
+    local fresh=$TOOLS/build/protoc/fresh from=(deploy/dev/protoc/Cargo.lock deploy/dev/protoc/src/main.rs)
     made protoc "$TOOLS/bin/protoc" "${from[@]}" && return
     say 'protoc: from the locked crate protoc-bin-vendored'
-    cargo run --quiet --locked --manifest-path deploy/dev/protoc/Cargo.toml --target-dir "$TOOLS/build/protoc" \
-        -- "$TOOLS/bin/protoc.new" || die 'protoc could not be built' 'cargo must be able to reach crates.io or a mirror of it'
-    chmod 0755 "$TOOLS/bin/protoc.new"
-    "$TOOLS/bin/protoc.new" --version >/dev/null || die 'the vendored protoc does not run on this host'
-    mv "$TOOLS/bin/protoc.new" "$TOOLS/bin/protoc"
+    cargo run --quiet --locked --manifest-path deploy/dev/protoc/Cargo.toml --target-dir "$TOOLS/build/protoc" -- "$fresh" ||
+        die 'protoc could not be built' 'cargo must be able to reach crates.io or a mirror of it'
+    chmod 0755 "$fresh/bin/protoc"
+    "$fresh/bin/protoc" --version >/dev/null || die 'the vendored protoc does not run on this host'
+    rm -rf "$TOOLS/include"
+    mv "$fresh/include" "$TOOLS/include"
+    mv "$fresh/bin/protoc" "$TOOLS/bin/protoc"
     rm -rf "$TOOLS/build/protoc"
     stamp protoc "${from[@]}"
 }
@@ -148,7 +150,7 @@ go_build() {
     say "$name: from Go modules with $("$GO" version | cut -d' ' -f3) ($GO), about a minute"
     mkdir -p "$(dirname "$binary")"
     (cd "$module" && GOTOOLCHAIN=local GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0 \
-        nice "$GO" build -p 2 -trimpath -ldflags='-s -w' -o "$binary.new" "$package") ||
+        nice "$GO" build -p 2 -trimpath -ldflags='-s -w' -o "$binary.new" "$package") 2> >(grep -v '^go: downloading' >&2) ||
         die "$name could not be built" 'Go must be able to reach proxy.golang.org and sum.golang.org, or mirrors of them (GOPROXY, GOSUMDB)'
     mv "$binary.new" "$binary"
     stamp "$name" "${from[@]}"
