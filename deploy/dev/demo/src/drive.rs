@@ -78,7 +78,7 @@ impl Stage {
         let cost = daemon.cost()?;
         seen.artefacts = daemon.artefacts();
         daemon.stop()?;
-        let report = self.report(&seen, quiet_signals, cost)?;
+        let report = self.report(&seen, quiet_signals, &cost)?;
         self.show(&seen);
         drop(deployer);
         Ok(report)
@@ -121,7 +121,7 @@ impl Stage {
         Ok(seen)
     }
 
-    fn report(&self, seen: &Seen, quiet_signals: usize, cost: agent::Cost) -> Result<Report> {
+    fn report(&self, seen: &Seen, quiet_signals: usize, cost: &agent::Cost) -> Result<Report> {
         let counts = self.sink.counts(|service| service != "backburn-agent");
         let after = |at_ns: Option<u64>| at_ns.map(|at_ns| seconds_between(seen.regression_at_ns, at_ns));
         Ok(Report {
