@@ -11,6 +11,8 @@ pub mod slo;
 pub mod stitch;
 pub mod topology;
 pub mod verdict;
+#[cfg(test)]
+mod story;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
