@@ -11,6 +11,8 @@ pub mod slo;
 pub mod stitch;
 pub mod topology;
 pub mod verdict;
+#[cfg(test)]
+mod story;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -62,7 +64,7 @@ impl Engine {
             excuses: excuse::Excuses::default(),
             members: members::Members::default(),
             detect: detect::Detect::new(config.detect.clone()),
-            slo: slo::Slo::new(config.slo.clone()),
+            slo: slo::Slo::new(&config.slo),
             stitch: stitch::Stitch::default(),
             topology: topology::Topology::default(),
             diff: diff::Diff::default(),
@@ -147,7 +149,7 @@ impl Engine {
         match serde_json::from_str::<Config>(json) {
             Ok(config) => {
                 self.detect.configure(config.detect.clone());
-                self.slo.configure(config.slo.clone());
+                self.slo.configure(&config.slo);
                 self.verdict.configure(config.verdict.clone());
                 self.config = config;
             }

@@ -42,19 +42,13 @@ pub(crate) struct Provenance {
 }
 
 /// What the walk has found so far; shared by all maps of one file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Notes {
-    file: String,
     problems: RefCell<Vec<Problem>>,
     origins: RefCell<Vec<Provenance>>,
 }
 
 impl Notes {
-    /// Notes for the file of that name (`default` where there is none).
-    pub(crate) fn new(file: &str) -> Notes {
-        Notes { file: file.to_owned(), problems: RefCell::default(), origins: RefCell::default() }
-    }
-
     /// Notes a problem that has no place in the file.
     pub(crate) fn problem(&self, place: &str, text: String) {
         let mut problems = self.problems.borrow_mut();
@@ -73,58 +67,65 @@ impl Notes {
         (self.problems.into_inner(), self.origins.into_inner())
     }
 
-    fn at(&self, node: &MarkedYaml<'_>, text: String) {
-        let mark = node.span.start;
-        self.problem(&format!("{}:{}:{}", self.file, mark.line(), mark.col() + 1), text);
-    }
-
-    fn line(&self, node: &MarkedYaml<'_>) -> String {
-        format!("{}:{}", self.file, node.span.start.line())
+    fn at(&self, node: Node<'_>, text: String) {
+        let mark = node.yaml.span.start;
+        self.problem(&format!("{}:{}:{}", node.file, mark.line(), mark.col() + 1), text);
     }
 }
 
 /// Parses the text; syntax errors are noted and give an empty document.
-pub(crate) fn load<'y>(text: &'y str, notes: &Notes) -> Option<MarkedYaml<'y>> {
+pub(crate) fn load<'y>(file: &str, text: &'y str, notes: &Notes) -> Option<MarkedYaml<'y>> {
     match MarkedYaml::load_from_str(text) {
         Ok(documents) if documents.len() > 1 => {
-            notes.problem(&notes.file, "has more than one document; keep one, without `---`".to_owned());
+            notes.problem(file, "has more than one document; keep one, without `---`".to_owned());
             None
         }
         Ok(documents) => documents.into_iter().next(),
         Err(error) => {
-            notes.problem(&notes.file, format!("is not YAML: {error}"));
+            notes.problem(file, format!("is not YAML: {error}"));
             None
         }
     }
 }
 
-/// One mapping of the file, or one that is not there (then every key has its default).
+/// A node of one of the files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Node<'y> {
+    /// The file's name.
+    pub(crate) file: &'y str,
+    /// The node.
+    pub(crate) yaml: &'y MarkedYaml<'y>,
+}
+
+impl Node<'_> {
+    fn line(self) -> String {
+        format!("{}:{}", self.file, self.yaml.span.start.line())
+    }
+}
+
+/// One mapping, as all files together give it (a later file's key wins), or one that is not there (then every key has its default).
 #[derive(Debug)]
 pub(crate) struct Map<'y> {
-    node: Option<&'y MarkedYaml<'y>>,
+    nodes: Vec<Node<'y>>,
     path: String,
     notes: &'y Notes,
     asked: BTreeSet<String>,
 }
 
 impl<'y> Map<'y> {
-    /// The top of a document.
-    pub(crate) fn root(document: Option<&'y MarkedYaml<'y>>, notes: &'y Notes) -> Map<'y> {
-        Map::over(document, String::new(), notes)
+    /// The top of the documents, in the order of the files.
+    pub(crate) fn root(documents: Vec<Node<'y>>, notes: &'y Notes) -> Map<'y> {
+        Map::over(documents, String::new(), notes)
     }
 
-    fn over(node: Option<&'y MarkedYaml<'y>>, path: String, notes: &'y Notes) -> Map<'y> {
-        let node = match node {
-            Some(found) if matches!(found.data, YamlData::Mapping(_)) => Some(found),
-            Some(found) if is_null(found) => None,
-            Some(found) => {
-                let what = if path.is_empty() { "the file".to_owned() } else { format!("`{path}`") };
-                notes.at(found, format!("{what} must be a map of keys, e.g. `key: value`"));
-                None
-            }
-            None => None,
-        };
-        Map { node, path, notes, asked: BTreeSet::new() }
+    fn over(nodes: Vec<Node<'y>>, path: String, notes: &'y Notes) -> Map<'y> {
+        let (maps, others): (Vec<Node<'y>>, Vec<Node<'y>>) =
+            nodes.into_iter().partition(|node| matches!(node.yaml.data, YamlData::Mapping(_)));
+        for other in others.into_iter().filter(|other| !is_null(other.yaml)) {
+            let what = if path.is_empty() { "the file".to_owned() } else { format!("`{path}`") };
+            notes.at(other, format!("{what} must be a map of keys, e.g. `key: value`"));
+        }
+        Map { nodes: maps, path, notes, asked: BTreeSet::new() }
     }
 
     /// Whether the key stands in the file with a value.
@@ -134,24 +135,25 @@ impl<'y> Map<'y> {
 
     /// The map under `key`.
     pub(crate) fn map(&mut self, key: &str) -> Map<'y> {
-        let node = self.find(key);
-        Map::over(node, self.path_to(key), self.notes)
+        self.asked.insert(key.to_owned());
+        let nodes = self.nodes.iter().filter_map(|node| child(*node, key)).collect();
+        Map::over(nodes, self.path_to(key), self.notes)
     }
 
     /// The maps in the list under `key`.
     pub(crate) fn maps(&mut self, key: &str) -> Vec<Map<'y>> {
         let path = self.path_to(key);
         self.items(key)
-            .iter()
+            .into_iter()
             .enumerate()
-            .map(|(index, item)| Map::over(Some(item), format!("{path}[{index}]"), self.notes))
+            .map(|(index, item)| Map::over(vec![item], format!("{path}[{index}]"), self.notes))
             .collect()
     }
 
     /// The strings in the list under `key`.
     pub(crate) fn texts(&mut self, key: &str) -> Vec<String> {
         let items = self.items(key);
-        let texts: Vec<String> = items.iter().filter_map(|item| self.string(item, key)).collect();
+        let texts: Vec<String> = items.into_iter().filter_map(|item| self.string(item, key)).collect();
         self.note(key, &texts.join(", "), texts.is_empty());
         texts
     }
@@ -190,7 +192,7 @@ impl<'y> Map<'y> {
 
     /// `true` or `false`, or the default.
     pub(crate) fn flag(&mut self, key: &str, default: bool) -> bool {
-        let found = self.find(key).and_then(|node| match scalar(node) {
+        let found = self.find(key).and_then(|node| match scalar(node.yaml) {
             Some(Scalar::Boolean(flag)) => Some(*flag),
             _ => {
                 self.at(node, key, "must be `true` or `false`");
@@ -205,7 +207,7 @@ impl<'y> Map<'y> {
     /// A number within bounds, or the default.
     pub(crate) fn number(&mut self, key: &str, default: f64, bounds: (f64, f64)) -> f64 {
         let found = self.find(key).and_then(|node| {
-            let number = match scalar(node) {
+            let number = match scalar(node.yaml) {
                 Some(Scalar::Integer(integer)) => Some(*integer as f64),
                 Some(Scalar::FloatingPoint(float)) => Some(float.into_inner()),
                 _ => None,
@@ -241,7 +243,7 @@ impl<'y> Map<'y> {
     /// A size such as `32MiB`, `64KiB` or a number of bytes, within bounds, or the default.
     pub(crate) fn bytes(&mut self, key: &str, default: u64, bounds: (u64, u64)) -> u64 {
         let found = self.find(key).and_then(|node| {
-            let text = match scalar(node) {
+            let text = match scalar(node.yaml) {
                 Some(Scalar::Integer(integer)) => integer.to_string(),
                 _ => self.string(node, key).unwrap_or_default(),
             };
@@ -260,11 +262,11 @@ impl<'y> Map<'y> {
     /// A secret: given as `{ file: PATH }` or `{ env: NAME }`, read here, never printed.
     pub(crate) fn secret(&mut self, key: &str) -> Option<String> {
         let node = self.find(key)?;
-        if !matches!(node.data, YamlData::Mapping(_)) {
+        if !matches!(node.yaml.data, YamlData::Mapping(_)) {
             self.at(node, key, "must name where the secret is: `{ file: PATH }` or `{ env: NAME }`, never the secret itself");
             return None;
         }
-        let mut from = Map::over(Some(node), self.path_to(key), self.notes);
+        let mut from = Map::over(vec![node], self.path_to(key), self.notes);
         let secret = match (from.text("file"), from.text("env")) {
             (Some(file), None) => std::fs::read_to_string(&file)
                 .map(|text| text.trim_end().to_owned())
@@ -279,50 +281,57 @@ impl<'y> Map<'y> {
 
     /// Notes a problem at `key` (or at the map itself when the key is not there).
     pub(crate) fn reject(&mut self, key: &str, why: &str) {
-        match self.find(key).or(self.node) {
+        match self.find(key).or_else(|| self.nodes.last().copied()) {
             Some(node) => self.at(node, key, why),
-            None => self.notes.problem(&self.notes.file, format!("`{}` {why}", self.path_to(key))),
+            None => self.notes.problem("configuration", format!("`{}` {why}", self.path_to(key))),
         }
     }
 
     /// Ends the reading of this map: keys that nobody asked for are problems.
     pub(crate) fn done(self) {
-        let Some(YamlData::Mapping(pairs)) = self.node.map(|node| &node.data) else { return };
-        for (key, _) in pairs {
-            let Some(name) = key.data.as_str() else {
-                self.notes.at(key, "keys must be words".to_owned());
-                continue;
-            };
-            if !self.asked.contains(name) {
-                let path = self.path_to(name);
-                let cure = match nearest(name, &self.asked) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("known here: {}", join(&self.asked)),
-                };
-                self.notes.at(key, format!("`{path}` is not a key; {cure}"));
+        for node in &self.nodes {
+            let YamlData::Mapping(pairs) = &node.yaml.data else { continue };
+            for (key, _) in pairs {
+                self.known(Node { file: node.file, yaml: key });
             }
         }
     }
 
-    fn find(&mut self, key: &str) -> Option<&'y MarkedYaml<'y>> {
-        self.asked.insert(key.to_owned());
-        let node = self.node?.data.as_mapping_get(key)?;
-        (!is_null(node)).then_some(node)
+    fn known(&self, key: Node<'_>) {
+        let Some(name) = key.yaml.data.as_str() else {
+            self.notes.at(key, "keys must be words".to_owned());
+            return;
+        };
+        if !self.asked.contains(name) {
+            let path = self.path_to(name);
+            let cure = match nearest(name, &self.asked) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known here: {}", join(&self.asked)),
+            };
+            self.notes.at(key, format!("`{path}` is not a key; {cure}"));
+        }
     }
 
-    fn items(&mut self, key: &str) -> &'y [MarkedYaml<'y>] {
-        let Some(node) = self.find(key) else { return &[] };
-        match &node.data {
-            YamlData::Sequence(items) => items,
+    fn find(&mut self, key: &str) -> Option<Node<'y>> {
+        self.asked.insert(key.to_owned());
+        self.nodes.iter().rev().find_map(|node| child(*node, key))
+    }
+
+    fn items(&mut self, key: &str) -> Vec<Node<'y>> {
+        let Some(node) = self.find(key) else { return Vec::new() };
+        match &node.yaml.data {
+            YamlData::Sequence(items) => {
+                items.iter().map(|item| Node { file: node.file, yaml: item }).collect()
+            }
             _ => {
                 self.at(node, key, "must be a list, e.g. `[one, two]`");
-                &[]
+                Vec::new()
             }
         }
     }
 
-    fn string(&self, node: &MarkedYaml<'_>, key: &str) -> Option<String> {
-        match scalar(node) {
+    fn string(&self, node: Node<'_>, key: &str) -> Option<String> {
+        match scalar(node.yaml) {
             Some(Scalar::String(text)) => Some(text.to_string()),
             Some(Scalar::Integer(integer)) => Some(integer.to_string()),
             Some(Scalar::FloatingPoint(float)) => Some(float.to_string()),
@@ -333,13 +342,13 @@ impl<'y> Map<'y> {
         }
     }
 
-    fn at(&self, node: &MarkedYaml<'_>, key: &str, why: &str) {
+    fn at(&self, node: Node<'_>, key: &str, why: &str) {
         self.notes.at(node, format!("`{}` {why}", self.path_to(key)));
     }
 
     fn note(&mut self, key: &str, value: &str, default: bool) {
         let from = match self.find(key) {
-            Some(node) if !default => self.notes.line(node),
+            Some(node) if !default => node.line(),
             _ => "default".to_owned(),
         };
         self.notes.origin(&self.path_to(key), value.to_owned(), &from);
@@ -348,6 +357,12 @@ impl<'y> Map<'y> {
     fn path_to(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
+}
+
+/// The value under `key` of one mapping, unless it is null.
+fn child<'y>(node: Node<'y>, key: &str) -> Option<Node<'y>> {
+    let yaml = node.yaml.data.as_mapping_get(key)?;
+    (!is_null(yaml)).then_some(Node { file: node.file, yaml })
 }
 
 fn scalar<'n>(node: &'n MarkedYaml<'_>) -> Option<&'n Scalar<'n>> {
@@ -433,10 +448,11 @@ mod tests {
     use super::*;
 
     fn problems(text: &str) -> Vec<String> {
-        let notes = Notes::new("agent.yaml");
+        let notes = Notes::default();
         {
-            let document = load(text, &notes);
-            let mut root = Map::root(document.as_ref(), &notes);
+            let document = load("agent.yaml", text, &notes);
+            let nodes = document.iter().map(|yaml| Node { file: "agent.yaml", yaml }).collect();
+            let mut root = Map::root(nodes, &notes);
             let mut scrape = root.map("scrape");
             scrape.duration("interval", Duration::from_secs(1), (Duration::from_millis(100), Duration::from_secs(60)));
             scrape.bytes("body_max", 1 << 24, (1 << 10, 1 << 30));

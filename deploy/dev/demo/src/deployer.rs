@@ -6,12 +6,13 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use harness::process::Process;
 use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -20,7 +21,6 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use sha2::Sha256;
 use tokio::net::{TcpListener, UnixStream};
-use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
 /// Signals are below 20 kB by the format.
@@ -61,7 +61,7 @@ struct Deployer {
 
 #[derive(Default)]
 struct Running {
-    child: Option<Child>,
+    child: Option<Process>,
     revision: String,
     previous: String,
     seen: Vec<String>,
@@ -171,21 +171,19 @@ impl Deployer {
     /// Replaces what runs, then marks the rollout: the order of a real deployer, which marks what it did.
     async fn deploy(&self, revision: &str, rollback_of: Option<&str>) -> Result<()> {
         let mut running = self.running.lock().await;
-        if let Some(mut child) = running.child.take() {
-            child.kill().await.context("stop the old revision")?;
+        if let Some(child) = running.child.take() {
+            child.kill().context("stop the old revision")?;
         }
         let first = running.revision.is_empty();
         if !first {
             mark(&self.arguments.agent, revision, rollback_of).await.context("mark the rollout")?;
         }
-        let child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .args(["client", "--endpoints", &self.arguments.endpoints, "--revision", revision, "--log"])
             .arg(&self.arguments.service_log)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("start the new revision")?;
-        running.child = Some(child);
+            .stdin(Stdio::null());
+        running.child = Some(Process::spawn(revision, command)?);
         running.previous = std::mem::replace(&mut running.revision, revision.to_owned());
         self.event(&serde_json::json!({ "event": "deployed", "revision": revision, "rollback_of": rollback_of }))
     }
