@@ -1,11 +1,8 @@
 //! The desk: what a decision, a finding or the end of an attempt changes in the book, journalled before it counts.
-//!
-//! The journal's disk may be etcd's: every write and sync runs on tokio's blocking pool, so that a slow disk never holds up
-//! the probes that share this runtime.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use model::finding::{Conclusion, Finding, ProfileDiff};
 use model::inbox::{NoPlace, WeakInbox};
@@ -18,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::book::{Attempt, Book, EVIDENCE_MAX, Entry, Event, OPEN_MAX, Signal, Standing, dry_run_key};
 use super::event::{self, Content, Subject};
-use super::journal::{Journal, JournalError};
+use super::scribe::Scribe;
 use super::{Attempted, Leg, Receiver, StartError};
 
 /// Evidence and `resolved` are worth an hour of trying: after that people have seen it themselves.
@@ -42,19 +39,12 @@ const SAW_BYTES_MAX: usize = 2048;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    journal: Arc<Mutex<Journal>>,
+    scribe: Scribe,
     book: Book,
     receivers: Vec<Receiver>,
     ledger: Ledger,
     pub(crate) clock: Clock,
     pub(crate) origin: Arc<Origin>,
-}
-
-/// What one blocking write does.
-enum Write {
-    Append { entry: Entry, durable: bool },
-    Evidence { signal: String, value: Value },
-    Rotate(Book),
 }
 
 impl Desk {
@@ -65,7 +55,7 @@ impl Desk {
         clock: Clock,
         ledger: Ledger,
     ) -> Result<Desk, StartError> {
-        let (journal, mut recovered) = Journal::open(folder)?;
+        let (scribe, mut recovered) = Scribe::open(folder, ledger.clone())?;
         recovered.book.distrust();
         ledger.add("agent_rollback_journal_errors_total", "rotten_line", recovered.rotten);
         for signal in recovered.book.open.values() {
@@ -76,9 +66,8 @@ impl Desk {
                 "rollback signal is open from before"
             );
         }
-        let journal = Arc::new(Mutex::new(journal));
         Ok(Desk {
-            journal,
+            scribe,
             book: recovered.book,
             receivers,
             ledger,
@@ -114,6 +103,13 @@ impl Desk {
     /// Evidence on disk, intent on disk, and only then is there anything to send.
     async fn signal(&mut self, decision: &Decision, id: String) {
         if self.book.open.len() >= OPEN_MAX {
+            if self.ledger.get("agent_rollback_signals_total", "too_many_open") == 0 {
+                tracing::error!(
+                    signal = id,
+                    target = decision.target,
+                    "too many rollback signals are open: this one waits"
+                );
+            }
             self.ledger.add("agent_rollback_signals_total", "too_many_open", 1);
             return;
         }
@@ -149,9 +145,7 @@ impl Desk {
             receivers,
             events: vec![rollback],
         };
-        if self.write(Write::Evidence { signal: id.clone(), value: evidence }).await
-            && self.append(Entry::Signal(signal), true).await
-        {
+        if self.scribe.write_evidence(&id, evidence).await && self.append(Entry::Signal(signal), true).await {
             self.ledger.add("agent_rollback_signals_total", "opened", 1);
             tracing::info!(
                 signal = id,
@@ -175,9 +169,7 @@ impl Desk {
             receivers: receivers.clone(),
             at_ns: now.wall_ns,
         };
-        if self.write(Write::Evidence { signal: id.clone(), value: evidence }).await
-            && self.append(entry, true).await
-        {
+        if self.scribe.write_evidence(&id, evidence).await && self.append(entry, true).await {
             self.ledger.add("agent_rollback_signals_total", "dry_run", 1);
             tracing::info!(
                 signal = id,
@@ -226,16 +218,15 @@ impl Desk {
     }
 
     async fn keep_diff(&mut self, signal: &str, diff: &ProfileDiff) {
-        let (journal, id) = (Arc::clone(&self.journal), signal.to_owned());
-        let read = tokio::task::spawn_blocking(move || lock(&journal).read_evidence(&id)).await;
-        let mut value = read.ok().flatten().unwrap_or_else(|| json!({ "signal_id": signal }));
+        let read = self.scribe.read_evidence(signal).await;
+        let mut value = read.unwrap_or_else(|| json!({ "signal_id": signal }));
         if let Some(fields) = value.as_object_mut() {
             let diffs = fields.entry("profile_diffs").or_insert_with(|| json!([]));
             if let Some(diffs) = diffs.as_array_mut() {
                 diffs.push(json!(diff));
             }
         }
-        self.write(Write::Evidence { signal: signal.to_owned(), value }).await;
+        self.scribe.write_evidence(signal, value).await;
     }
 
     async fn follow_up(&mut self, signal: &Signal, content: Content<'_>, detail: &str) -> bool {
@@ -353,9 +344,8 @@ impl Desk {
             "",
             u64::try_from(self.book.open.len()).unwrap_or(u64::MAX),
         );
-        let rotates = lock(&self.journal).is_large();
-        if rotates {
-            self.write(Write::Rotate(self.book.clone())).await;
+        if self.scribe.is_large() {
+            self.scribe.rotate(self.book.clone()).await;
         }
     }
 
@@ -422,47 +412,17 @@ impl Desk {
     }
 
     fn evidence_path(&self, id: &str) -> String {
-        lock(&self.journal).evidence_path(id).display().to_string()
+        self.scribe.evidence_path(id).display().to_string()
     }
 
     /// Journals, then folds in. False when it could not be journalled: then nothing changed.
     async fn append(&mut self, entry: Entry, durable: bool) -> bool {
-        let written = self.write(Write::Append { entry: entry.clone(), durable }).await;
+        let written = self.scribe.append(entry.clone(), durable).await;
         if written {
             self.book.apply(&entry);
         }
         written
     }
-
-    async fn write(&self, write: Write) -> bool {
-        let journal = Arc::clone(&self.journal);
-        let written = tokio::task::spawn_blocking(move || perform(&mut lock(&journal), write)).await;
-        let error = match written {
-            Ok(Ok(bytes)) => {
-                self.ledger.set("agent_rollback_journal_bytes", "", bytes);
-                return true;
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        self.ledger.add("agent_rollback_journal_errors_total", "write", 1);
-        tracing::error!(error, "the rollback journal cannot be written");
-        false
-    }
-}
-
-fn perform(journal: &mut Journal, write: Write) -> Result<u64, JournalError> {
-    match write {
-        Write::Append { entry, durable } => journal.append(&entry, durable)?,
-        Write::Evidence { signal, value } => journal.write_evidence(&signal, &value)?,
-        Write::Rotate(book) => journal.rotate(&book)?,
-    }
-    Ok(journal.bytes())
-}
-
-fn lock(journal: &Mutex<Journal>) -> std::sync::MutexGuard<'_, Journal> {
-    // A write that panicked left whole lines and perhaps a torn one, which the next start skips.
-    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn subject<'a>(decision: &'a Decision, id: &'a str) -> Subject<'a> {
