@@ -3,7 +3,10 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result};
-use harness::etcd::{Cluster, Logger, Options, Version, etcdctl};
+use harness::{
+    etcd::{Cluster, Logger, Options, Version, etcdctl},
+    http::Peer,
+};
 
 /// For a member that starts, or an election, on a busy host.
 const SOON: Duration = Duration::from_secs(30);
@@ -85,6 +88,18 @@ fn etcdctl_reads_what_the_gateway_wrote() {
     let ran =
         Command::new(etcdctl().unwrap()).args(["--endpoints", &endpoint, "get", "key"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&ran.stdout), "key\nvalue\n");
+}
+
+#[test]
+fn with_mutual_tls_only_a_client_with_a_certificate_gets_in() {
+    for version in Version::LINES {
+        let cluster =
+            Cluster::start(version, 1, &Options { mutual_tls: true, ..Options::default() }).unwrap();
+        cluster.put("key", "value").unwrap();
+        assert_eq!(cluster.get("key").unwrap().unwrap(), b"value", "{version}");
+        let plain = Peer::from(cluster.member(1).unwrap().client_address()).get("/version", SOON);
+        assert!(plain.is_err_and(|error| !error.to_string().starts_with("connect")), "{version}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{io::Write, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use harness::{
-    http,
+    http::{Answer, Peer},
     sink::{Counts, Reply, Sink},
     webhook::{self, Webhook},
 };
@@ -82,7 +82,7 @@ fn http_address(sink: &Sink) -> Result<SocketAddr> {
     sink.http_endpoint().strip_prefix("http://").context("no http")?.parse().context("no address")
 }
 
-fn export_metrics_by_http(sink: &Sink, encoding: &str) -> Result<http::Answer> {
+fn export_metrics_by_http(sink: &Sink, encoding: &str) -> Result<Answer> {
     let plain = metrics().encode_to_vec();
     let body = match encoding {
         "gzip" => {
@@ -94,7 +94,7 @@ fn export_metrics_by_http(sink: &Sink, encoding: &str) -> Result<http::Answer> {
         _ => plain,
     };
     let headers = [("Content-Type", "application/x-protobuf"), ("Content-Encoding", encoding)];
-    http::post(http_address(sink)?, "/v1/metrics", &headers, &body, SOON)
+    Peer::from(http_address(sink)?).post("/v1/metrics", &headers, &body, SOON)
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ fn every_signal_arrives_by_http() {
     ];
     for (path, body) in paths {
         let headers = [("Content-Type", "application/x-protobuf")];
-        let answer = http::post(http_address(&sink).unwrap(), path, &headers, &body, SOON).unwrap();
+        let answer = Peer::from(http_address(&sink).unwrap()).post(path, &headers, &body, SOON).unwrap();
         assert_eq!(answer.status, 200, "{path}");
     }
     assert_eq!(sink.total(), ONE_OF_EACH);
@@ -200,8 +200,8 @@ fn a_webhook_remembers_refused_requests_too() {
     let hook = Webhook::start().unwrap();
     hook.queue([webhook::Reply::Status(503), webhook::Reply::RetryAfter(429, 7)]);
     let address: SocketAddr = hook.url()["http://".len()..].trim_end_matches("/hook").parse().unwrap();
-    let answers: Vec<http::Answer> = (0..3)
-        .map(|n| http::post(address, "/hook?x=1", &[("webhook-id", "a")], &[b'0' + n], SOON).unwrap())
+    let answers: Vec<Answer> = (0..3)
+        .map(|n| Peer::from(address).post("/hook?x=1", &[("webhook-id", "a")], &[b'0' + n], SOON).unwrap())
         .collect();
     assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [503, 429, 204]);
     assert_eq!(answers[1].header("Retry-After"), "7");

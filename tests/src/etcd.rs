@@ -124,6 +124,9 @@ pub struct Options {
     pub pprof: bool,
     /// `--metrics=extensive`: adds the gRPC handling-time histograms.
     pub extensive_metrics: bool,
+    /// Clients speak TLS and show a certificate; [`Cluster::certs`] has the files. Peers and the metrics address stay
+    /// plain.
+    pub mutual_tls: bool,
     /// Which log format.
     pub logger: Logger,
     /// Put behind the harness's own flags, so that they win.

@@ -5,6 +5,7 @@
 //! block, or have no runtime at all. What is started is ended by `Drop`, and by the kernel when the test dies first.
 
 pub mod agent;
+pub mod certs;
 pub mod etcd;
 pub mod http;
 mod listen;

@@ -5,7 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "a deadline for a real process needs the real clock")]
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus},
     sync::{
@@ -22,6 +22,9 @@ use crate::sys;
 
 /// How often a condition is looked at while waiting: short beside what etcd takes to start, long beside a look.
 pub const POLL: Duration = Duration::from_millis(20);
+
+/// A thread stops at its next return from the kernel; one in a slow fsync takes as long as that does.
+const FREEZE_MAX: Duration = Duration::from_secs(10);
 
 /// What can be sent to a process group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +83,25 @@ impl Process {
             return Ok(());
         }
         sys::signal_group(self.pid, signal).with_context(|| format!("send {signal:?} to {}", self.name))
+    }
+
+    /// SIGSTOP, and returns when the last thread of the process has stopped: the signal alone is only a request, and a
+    /// thread on another core may still answer.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::Stop)?;
+        wait_until(&format!("{} to freeze", self.name), FREEZE_MAX, || Ok(self.is_frozen()?.then_some(())))
+    }
+
+    fn is_frozen(&self) -> Result<bool> {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
+            let stat = fs::read_to_string(thread?.path().join("stat"))?;
+            // The name before the state is in brackets and may hold anything.
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            if state != Some('T') {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Fails when it still runs after `limit`.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     member::{ASK_MAX, Ports, Status},
     ports,
 };
-use crate::process::wait_until;
+use crate::{certs::Certs, process::wait_until};
 
 /// Three members are up after about two seconds on two idle cores; a host at its limit needs many times that.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -33,6 +33,7 @@ const ATTEMPTS: u32 = 3;
 pub struct Cluster {
     members: Vec<Member>,
     dir: PathBuf,
+    certs: Option<Certs>,
     is_dir_ours: bool,
 }
 
@@ -77,7 +78,7 @@ impl Cluster {
         let initial: Vec<String> =
             cluster.members.iter().map(|member| format!("{}={}", member.name(), member.peer_url())).collect();
         for member in &mut cluster.members {
-            member.join(&initial.join(","), options);
+            member.join(&initial.join(","), options, cluster.certs.as_ref());
         }
         for member in &cluster.members {
             member.start()?;
@@ -93,7 +94,8 @@ impl Cluster {
         let dir = options.dir.clone().unwrap_or_else(ours);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         version.binary()?;
-        Ok(Cluster { members: Vec::with_capacity(members), dir, is_dir_ours: options.dir.is_none() })
+        let certs = options.mutual_tls.then(|| Certs::generate(&dir.join("certs"))).transpose()?;
+        Ok(Cluster { members: Vec::with_capacity(members), dir, certs, is_dir_ours: options.dir.is_none() })
     }
 
     /// In the order of their names, whether they run or not.
@@ -115,6 +117,11 @@ impl Cluster {
     /// Data and logs of the members.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// What a client needs where [`Options::mutual_tls`] is set.
+    pub fn certs(&self) -> Option<&Certs> {
+        self.certs.as_ref()
     }
 
     /// Waits until every member is healthy; `limit` counts for all together where they are, as usual, ready at once.
@@ -163,14 +170,13 @@ impl Cluster {
         found.transpose().context("value is not base64")
     }
 
-    /// SIGTERM to all members at once, then waits for each: a leader alone would look for somebody to hand over to.
+    /// SIGTERM to one member after the other, the leader last: all at once, the leader would wait for seconds to hand
+    /// over to a member that is going too.
     pub fn stop(&self) -> Result<()> {
-        thread::scope(|scope| {
-            let stopping: Vec<_> = self.members.iter().map(|member| scope.spawn(|| member.stop())).collect();
-            stopping
-                .into_iter()
-                .try_for_each(|stop| stop.join().unwrap_or_else(|_| bail!("stopping panicked")))
-        })
+        let leader = self.leader_now().map(Member::name);
+        let (last, first): (Vec<&Member>, Vec<&Member>) =
+            self.members.iter().partition(|member| Some(member.name()) == leader);
+        first.into_iter().chain(last).try_for_each(Member::stop)
     }
 
     fn running(&self) -> impl Iterator<Item = &Member> {

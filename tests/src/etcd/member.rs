@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use super::{Logger, Options, Version};
 use crate::{
-    http,
+    certs::Certs,
+    http::Peer,
     process::{Process, Signal, wait_until},
 };
 
@@ -25,6 +26,9 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 
 /// A healthy member answers in milliseconds; on a busy host it may wait for a core.
 pub(super) const ASK_MAX: Duration = Duration::from_secs(5);
+
+/// A story that expects no answer waits this long; one that expects health asks again.
+const HEALTH_MAX: Duration = Duration::from_secs(2);
 
 /// A member of a [`super::Cluster`]. All methods take `&self`: a story may act from several threads.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ pub struct Member {
     dir: PathBuf,
     initial_cluster: String,
     options: Options,
+    certs: Option<Certs>,
     running: Mutex<Running>,
 }
 
@@ -78,13 +83,15 @@ impl Member {
             dir: dir.to_owned(),
             initial_cluster: String::new(),
             options: Options::default(),
+            certs: None,
             running: Mutex::new(Running { version, process: None }),
         }
     }
 
     /// Told once, when the addresses of all members are known.
-    pub(super) fn join(&mut self, initial_cluster: &str, options: &Options) {
+    pub(super) fn join(&mut self, initial_cluster: &str, options: &Options, certs: Option<&Certs>) {
         initial_cluster.clone_into(&mut self.initial_cluster);
+        self.certs = certs.cloned();
         self.options = options.clone();
     }
 
@@ -95,7 +102,8 @@ impl Member {
 
     /// Where clients connect (gRPC, the JSON gateway, `/health`, `/metrics`, `/debug/pprof` with [`Options::pprof`]).
     pub fn client_url(&self) -> String {
-        format!("http://{}", self.client)
+        let scheme = if self.certs.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.client)
     }
 
     /// Address of [`Member::client_url`].
@@ -158,14 +166,14 @@ impl Member {
         }
     }
 
-    /// SIGSTOP: its sockets stay open, and nobody answers.
+    /// Freezes it (SIGSTOP): its sockets stay open, and nobody answers from the moment this returns.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::Stop)
+        self.with_process(Process::freeze)
     }
 
     /// SIGCONT.
     pub fn resume(&self) -> Result<()> {
-        self.signal(Signal::Cont)
+        self.with_process(|process| process.signal(Signal::Cont))
     }
 
     /// Stops it and starts it again with its data; waits until it is healthy for at most `limit`.
@@ -196,9 +204,9 @@ impl Member {
         waited.and_then(|healthy| healthy).with_context(|| format!("etcd {}", self.log_ends()))
     }
 
-    /// Asks `/health` once, which etcd answers by a linearizable read.
+    /// Asks `/health` once, at the metrics address, which etcd answers by a linearizable read.
     pub fn is_healthy(&self) -> Result<bool> {
-        let answer = http::get(self.client, "/health", ASK_MAX)?;
+        let answer = Peer::from(self.metrics).get("/health", HEALTH_MAX)?;
         Ok(answer.status == 200 && answer.body.contains("\"true\""))
     }
 
@@ -219,7 +227,11 @@ impl Member {
 
     /// Calls the JSON gateway, for example `call("/v3/kv/put", …)`; the request and the answer are etcd's own JSON.
     pub fn call(&self, path: &str, request: &str) -> Result<Value> {
-        let answer = http::post_json(self.client, path, request, ASK_MAX)?;
+        let peer = match &self.certs {
+            Some(certs) => Peer::with_tls(self.client, certs)?,
+            None => Peer::from(self.client),
+        };
+        let answer = peer.post_json(path, request, ASK_MAX)?;
         if answer.status != 200 {
             bail!("{} answered {path} with {}: {}", self.name, answer.status, answer.body.trim());
         }
@@ -248,9 +260,9 @@ impl Member {
         format!("{} {} wrote:\n{}", self.version(), self.name, lines.join("\n"))
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    fn with_process(&self, act: impl FnOnce(&Process) -> Result<()>) -> Result<()> {
         match &self.running().process {
-            Some(process) => process.signal(signal),
+            Some(process) => act(process),
             None => bail!("{} is down", self.name),
         }
     }
@@ -293,6 +305,13 @@ impl Member {
         }
         if self.options.extensive_metrics {
             command.arg("--metrics=extensive");
+        }
+        if let Some(certs) = &self.certs {
+            command
+                .arg("--client-cert-auth")
+                .arg(format!("--trusted-ca-file={}", certs.cacert.display()))
+                .arg(format!("--cert-file={}", certs.server_cert.display()))
+                .arg(format!("--key-file={}", certs.server_key.display()));
         }
         command.args(&self.options.args);
         Ok(command)
