@@ -1,1 +1,3 @@
 //! Reads `/metrics` pages into columns.
+
+pub mod exposition;
