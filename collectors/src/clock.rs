@@ -122,8 +122,7 @@ mod tests {
         let ledger = Ledger::default();
         let cancel = CancellationToken::new();
         let clock = scripted(vec![at(0, 0), at(0, 0), at(3_000, 63_000)]);
-        let ticking =
-            run(clock, Arc::new(Origin::default()), inbox.clone(), cancel.clone(), ledger.clone());
+        let ticking = run(clock, Arc::new(Origin::default()), inbox.clone(), cancel.clone(), ledger.clone());
         let reading = async {
             tokio::time::sleep(Duration::from_millis(2_500)).await;
             assert_eq!(ledger.get("agent_ticks_skipped_total", "inbox_full"), 2);

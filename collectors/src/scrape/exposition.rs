@@ -1,7 +1,7 @@
 //! The Prometheus text format 0.0.4 (and what of 1.0.0 and OpenMetrics looks the same), line by line.
 //!
 //! Owns the grammar of lines, keys and values over bytes. Refuses I/O, state and allocation on the way of a sample:
-//! [`parse`] yields borrowed lines, and only [`key`] makes strings, for a series that was never seen. One bad line costs
+//! [`parse`] yields borrowed lines, and only [`key::split`] makes strings, for a series that was never seen. One bad line costs
 //! one line. Decisions where the format leaves room:
 //! - a sample on a last line without a newline is refused as torn: `12` may have been `123`;
 //! - a sample's own timestamp and an OpenMetrics exemplar are recognised, reported and otherwise ignored;
@@ -9,6 +9,8 @@
 
 use memchr::{memchr, memchr2};
 use model::scrape::MetricKind;
+
+pub mod key;
 
 /// Longest line that is read; etcd's longest is 200 bytes, and a label value beyond this is a mistake, not data.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -119,7 +121,7 @@ pub enum Line<'a> {
 /// One value and the bytes that name its series.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample<'a> {
-    /// `name{labels}` exactly as on the page: the same bytes are the same series. [`key`] takes it apart.
+    /// `name{labels}` exactly as on the page: the same bytes are the same series. [`key::split`] takes it apart.
     pub key: &'a [u8],
     /// The value; what comes after it is reported and ignored.
     pub tail: Tail,
@@ -330,137 +332,6 @@ pub(super) fn value(word: &[u8]) -> Option<f64> {
     fast_float2::parse(word).ok()
 }
 
-/// A series, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// Metric name.
-    pub name: String,
-    /// Labels sorted by name, unescaped, none with an empty value.
-    pub labels: Vec<(String, String)>,
-}
-
-/// Takes the raw bytes of a series apart; the only place that makes strings.
-///
-/// # Errors
-/// Why the series is refused.
-pub fn key(raw: &[u8]) -> Result<Key, Reject> {
-    let raw = std::str::from_utf8(raw).map_err(|_| Reject::NotUtf8)?;
-    let Some((name, inside)) = raw.split_once('{') else {
-        return if is_name(raw.as_bytes()) {
-            Ok(Key { name: raw.to_owned(), labels: Vec::new() })
-        } else {
-            Err(Reject::BadLine)
-        };
-    };
-    let inside = inside.strip_suffix('}').ok_or(Reject::BadLabels)?;
-    let name = name.trim_end_matches([' ', '\t']);
-    let mut key = Key { name: name.to_owned(), labels: Vec::new() };
-    if !name.is_empty() && !is_name(name.as_bytes()) {
-        return Err(Reject::BadLine);
-    }
-    labels(inside, &mut key)?;
-    if key.name.is_empty() {
-        return Err(Reject::BadLine);
-    }
-    key.labels.sort();
-    if key.labels.windows(2).any(|pair| matches!(pair, [a, b] if a.0 == b.0)) {
-        return Err(Reject::BadLabels);
-    }
-    key.labels.retain(|(_, value)| !value.is_empty());
-    Ok(key)
-}
-
-/// Reads `a="x",b="y",` and, where no name stood before the brace, a quoted metric name among them.
-fn labels(mut inside: &str, key: &mut Key) -> Result<(), Reject> {
-    loop {
-        inside = trim(inside);
-        if inside.is_empty() {
-            return Ok(());
-        }
-        if key.labels.len() >= LABELS_MAX {
-            return Err(Reject::TooManyLabels);
-        }
-        let (name, quoted, rest) = label_name(inside)?;
-        let rest = trim(rest);
-        if let Some(rest) = rest.strip_prefix('=') {
-            let (value, rest) = quoted_str(trim(rest)).ok_or(Reject::BadLabels)?;
-            key.labels.push((name, value));
-            inside = rest;
-        } else if quoted && key.name.is_empty() && !name.is_empty() {
-            key.name = name;
-            inside = rest;
-        } else {
-            return Err(Reject::BadLabels);
-        }
-        inside = trim(inside);
-        if !inside.is_empty() {
-            inside = inside.strip_prefix(',').ok_or(Reject::BadLabels)?;
-        }
-    }
-}
-
-/// A label name, whether it was quoted, and what follows.
-fn label_name(text: &str) -> Result<(String, bool, &str), Reject> {
-    if text.starts_with('"') {
-        let (name, rest) = quoted_str(text).ok_or(Reject::BadLabels)?;
-        return Ok((name, true, rest));
-    }
-    let len = text.bytes().take_while(|byte| is_name_byte(*byte)).count();
-    let (name, rest) = text.split_at_checked(len).ok_or(Reject::BadLabels)?;
-    if !is_name(name.as_bytes()) {
-        return Err(Reject::BadLabels);
-    }
-    Ok((name.to_owned(), false, rest))
-}
-
-/// A string in quotes, unescaped, and what follows.
-fn quoted_str(text: &str) -> Option<(String, &str)> {
-    let inside = text.strip_prefix('"')?;
-    let end = quoted_end(inside.as_bytes())?;
-    let (value, rest) = inside.split_at_checked(end)?;
-    Some((unescape(value, true), rest.strip_prefix('"')?))
-}
-
-/// A family name of a comment, unquoted.
-pub(super) fn family(raw: &[u8]) -> Result<String, Reject> {
-    let text = std::str::from_utf8(raw).map_err(|_| Reject::NotUtf8)?;
-    if text.starts_with('"') {
-        return quoted_str(text).map(|(name, _)| name).ok_or(Reject::BadComment);
-    }
-    Ok(text.to_owned())
-}
-
-/// A help text, unescaped.
-pub(super) fn help(raw: &[u8]) -> Result<String, Reject> {
-    std::str::from_utf8(raw).map(|text| unescape(text, false)).map_err(|_| Reject::NotUtf8)
-}
-
-fn unescape(text: &str, quotes: bool) -> String {
-    if !text.contains('\\') {
-        return text.to_owned();
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars();
-    while let Some(char) = chars.next() {
-        if char != '\\' {
-            out.push(char);
-            continue;
-        }
-        match chars.next() {
-            Some('n') => out.push('\n'),
-            Some('\\') => out.push('\\'),
-            Some('"') if quotes => out.push('"'),
-            Some(other) => out.extend(['\\', other]),
-            None => out.push('\\'),
-        }
-    }
-    out
-}
-
-fn trim(text: &str) -> &str {
-    text.trim_start_matches([' ', '\t'])
-}
-
 fn is_name(name: &[u8]) -> bool {
     name.first().is_some_and(|byte| !byte.is_ascii_digit()) && name.iter().all(|byte| is_name_byte(*byte))
 }
@@ -504,11 +375,6 @@ mod tests {
 
     fn check_reject(text: &[u8], reject: Reject) {
         assert_eq!(line(text), Err(reject), "{}", String::from_utf8_lossy(text));
-    }
-
-    fn check_key(text: &str, name: &str, labels: &[(&str, &str)]) {
-        let labels = labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        assert_eq!(key(text.as_bytes()), Ok(Key { name: name.to_owned(), labels }), "{text}");
     }
 
     #[test]
@@ -580,7 +446,7 @@ mod tests {
     #[test]
     fn comments_name_families_bare_or_quoted() {
         let typed = |text: &'static [u8]| match line(text) {
-            Ok(Line::Type { name, kind }) => (family(name).unwrap(), kind),
+            Ok(Line::Type { name, kind }) => (key::family(name).unwrap(), kind),
             other => panic!("{other:?}"),
         };
         assert_eq!(typed(b"# TYPE a_total counter"), ("a_total".to_owned(), MetricKind::Counter));
@@ -591,37 +457,8 @@ mod tests {
             panic!("no help")
         };
         assert_eq!(name, b"a");
-        assert_eq!(help(text).unwrap(), "One\nline, \\ and \\q \"q\".");
+        assert_eq!(key::help(text).unwrap(), "One\nline, \\ and \\q \"q\".");
         assert_eq!(line(b"# HELP a"), Ok(Line::Help { name: b"a", text: b"" }));
-    }
-
-    #[test]
-    fn keys_are_taken_apart_sorted_and_unescaped() {
-        check_key("a", "a", &[]);
-        check_key("a{}", "a", &[]);
-        check_key("a {z=\"1\", b = \"2\" ,}", "a", &[("b", "2"), ("z", "1")]);
-        check_key("a{b=\"\\\\ \\\" \\n \\q , } {\"}", "a", &[("b", "\\ \" \n \\q , } {")]);
-        check_key("a{b=\"\",c=\"1\"}", "a", &[("c", "1")]);
-        check_key("{\"a.b\",x=\"y\"}", "a.b", &[("x", "y")]);
-        check_key("{x=\"y\",\"a.b\"}", "a.b", &[("x", "y")]);
-        check_key("a{\"x.y\"=\"größe\"}", "a", &[("x.y", "größe")]);
-    }
-
-    #[test]
-    fn bad_keys_are_refused_with_a_reason() {
-        let check = |raw: &[u8], reject| assert_eq!(key(raw), Err(reject));
-        check(b"a{b=\"\xff\"}", Reject::NotUtf8);
-        check(b"a{b=\"1\",b=\"2\"}", Reject::BadLabels);
-        check(b"a{b=\"1\" c=\"2\"}", Reject::BadLabels);
-        check(b"a{b}", Reject::BadLabels);
-        check(b"a{\"b\"}", Reject::BadLabels);
-        check(b"a{9=\"1\"}", Reject::BadLabels);
-        check(b"a{,}", Reject::BadLabels);
-        check(b"{x=\"y\"}", Reject::BadLine);
-        check(b"{\"\"}", Reject::BadLabels);
-        check(b"", Reject::BadLine);
-        let many: String = (0..=LABELS_MAX).map(|n| format!("l{n}=\"v\",")).collect();
-        check(format!("a{{{many}}}").as_bytes(), Reject::TooManyLabels);
     }
 
     #[test]
@@ -645,7 +482,7 @@ mod tests {
         fn any_bytes_are_lines_or_rejects(page in proptest::collection::vec(any::<u8>(), 0..2000)) {
             for (_, line) in parse(&page) {
                 if let Ok(Line::Sample(sample)) = line {
-                    let _kept = key(sample.key).is_ok();
+                    let _kept = key::split(sample.key).is_ok();
                 }
             }
         }
@@ -654,7 +491,7 @@ mod tests {
         fn bytes_of_the_format_are_lines_or_rejects(page in "[a1_ \\t{}\",=\\\\#\\nHELPTY.+-]{0,300}") {
             for (_, line) in parse(page.as_bytes()) {
                 if let Ok(Line::Sample(sample)) = line {
-                    let _kept = key(sample.key).is_ok();
+                    let _kept = key::split(sample.key).is_ok();
                 }
             }
         }
@@ -677,7 +514,7 @@ mod tests {
             let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             let text = format!("m{{a=\"{}\",b=\"{}\"}} 7", escape(&value), escape(&other));
             let Ok(Line::Sample(sample)) = line(text.as_bytes()) else { panic!("{text}") };
-            let key = key(sample.key).unwrap();
+            let key = key::split(sample.key).unwrap();
             prop_assert_eq!(key.labels, vec![("a".to_owned(), value), ("b".to_owned(), other)]);
         }
     }
