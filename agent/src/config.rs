@@ -66,6 +66,8 @@ pub(crate) struct Loaded {
     pub(crate) config: Config,
     /// Every problem, with its place.
     pub(crate) problems: Vec<Problem>,
+    /// Variables that could not be obeyed and are ignored.
+    pub(crate) warnings: Vec<Problem>,
     /// Every value with where it came from.
     pub(crate) origins: Vec<Provenance>,
 }
@@ -119,8 +121,8 @@ fn compose(files: &[(String, String)], variables: &BTreeMap<String, String>, not
         state_dir,
     };
     root.done();
-    let (problems, origins) = notes.into_parts();
-    Loaded { config, problems, origins }
+    let (problems, warnings, origins) = notes.into_parts();
+    Loaded { config, problems, warnings, origins }
 }
 
 /// `node`, else `NODE_NAME` (the downward API), else the kernel's host name.

@@ -5,9 +5,12 @@ use crate::config::Loaded;
 
 /// Prints the configuration as it would be used; exit code 78 when something is wrong.
 pub(super) fn validate(source: &Source) -> Ended {
-    let Loaded { problems, origins, .. } = crate::config::load(source);
+    let Loaded { problems, warnings, origins, .. } = crate::config::load(source);
     for origin in &origins {
         say(&format!("{} = {}  ({})", origin.key, origin.value, origin.from));
+    }
+    for warning in &warnings {
+        tell(&format!("ignored: {warning}"));
     }
     for problem in &problems {
         tell(&problem.to_string());

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use exporters::otlp::{self, Compression, Destination, Endpoint, Protocol};
-use exporters::rollback::{self, Receiver, Secret};
+use exporters::rollback::signature::Secret;
+use exporters::rollback::{self, Receiver};
 
 use super::tree::{Map, Notes};
 
@@ -88,14 +89,13 @@ pub(super) fn otlp(
 ) -> otlp::Config {
     let (mut config, problems) = otlp::Config::from_env(variables, otlp::Config::default());
     for problem in problems {
-        notes.problem(&problem.variable, problem.text);
+        notes.warn(&problem.variable, problem.message);
     }
     for (name, value) in variables.iter().filter(|(name, _)| name.starts_with("OTEL_")) {
         let shown = if name.contains("HEADERS") { "***".to_owned() } else { value.clone() };
         notes.origin("otlp", shown, name);
     }
     config.resource.push(("host.name".to_owned(), node.to_owned()));
-    config.resource.extend(downward(variables));
     let mut map = root.map("otlp");
     if map.has("endpoint") {
         let endpoint = map.text_or("endpoint", "");
@@ -157,20 +157,5 @@ fn pairs(text: &str) -> Vec<(String, String)> {
     text.lines()
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
-        .collect()
-}
-
-/// `k8s.*` attributes from the variables that the manifest sets by the downward API.
-fn downward(variables: &BTreeMap<String, String>) -> Vec<(String, String)> {
-    let known = [
-        ("NODE_NAME", "k8s.node.name"),
-        ("K8S_POD_NAME", "k8s.pod.name"),
-        ("K8S_NAMESPACE_NAME", "k8s.namespace.name"),
-        ("K8S_CLUSTER_NAME", "k8s.cluster.name"),
-    ];
-    known
-        .iter()
-        .filter_map(|(variable, attribute)| Some(((*attribute).to_owned(), variables.get(*variable)?.clone())))
-        .filter(|(_, value)| !value.is_empty())
         .collect()
 }

@@ -45,6 +45,7 @@ pub(crate) struct Provenance {
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Problem>>,
     origins: RefCell<Vec<Provenance>>,
 }
 
@@ -57,14 +58,19 @@ impl Notes {
         }
     }
 
+    /// Notes what could not be obeyed and is ignored, as the specification of OTEL_* variables wants it.
+    pub(crate) fn warn(&self, place: &str, text: String) {
+        self.warnings.borrow_mut().push(Problem { place: place.to_owned(), text });
+    }
+
     /// Notes where a value came from that was not read through a [`Map`].
     pub(crate) fn origin(&self, key: &str, value: String, from: &str) {
         self.origins.borrow_mut().push(Provenance { key: key.to_owned(), value, from: from.to_owned() });
     }
 
-    /// All that was noted.
-    pub(crate) fn into_parts(self) -> (Vec<Problem>, Vec<Provenance>) {
-        (self.problems.into_inner(), self.origins.into_inner())
+    /// All that was noted: problems, warnings, origins.
+    pub(crate) fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<Provenance>) {
+        (self.problems.into_inner(), self.warnings.into_inner(), self.origins.into_inner())
     }
 
     fn at(&self, node: Node<'_>, text: String) {
