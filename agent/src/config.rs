@@ -104,7 +104,7 @@ fn compose(files: &[(String, String)], variables: &BTreeMap<String, String>, not
     let node = node(&mut root, variables, &notes);
     let state_dir = PathBuf::from(root.text_or("state_dir", STATE_DIR));
     let config = Config {
-        etcd: etcd::read(&mut root, variables, &notes),
+        etcd: etcd::read(&mut root, variables, &notes, &node),
         scrape: parts::scrape(&mut root),
         probe: parts::probe(&mut root),
         member: parts::member(&mut root),

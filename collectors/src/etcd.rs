@@ -168,6 +168,10 @@ async fn read_pem(path: &Path) -> Result<Vec<u8>, ConnectError> {
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.take(PEM_BYTES_MAX).read_to_end(&mut bytes).await.map_err(unreadable)?;
+    // The library takes a file without any certificate for an empty list of authorities.
+    if memchr::memmem::find(&bytes, b"-----BEGIN ").is_none() {
+        return Err(ConnectError::BadCertificate(path.display().to_string()));
+    }
     Ok(bytes)
 }
 

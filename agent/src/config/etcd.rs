@@ -22,9 +22,14 @@ pub(crate) struct Etcd {
 }
 
 /// Reads `etcd`.
-pub(super) fn read(root: &mut Map<'_>, variables: &BTreeMap<String, String>, notes: &Notes) -> Etcd {
+pub(super) fn read(
+    root: &mut Map<'_>,
+    variables: &BTreeMap<String, String>,
+    notes: &Notes,
+    node: &str,
+) -> Etcd {
     let mut map = root.map("etcd");
-    let members: Vec<Target> = map.maps("members").into_iter().filter_map(member).collect();
+    let members: Vec<Target> = map.maps("members").into_iter().filter_map(|map| member(map, node)).collect();
     let discovery = map.flag("discovery", members.is_empty());
     let remote = map.flag("remote", false);
     map.done();
@@ -36,7 +41,7 @@ pub(super) fn read(root: &mut Map<'_>, variables: &BTreeMap<String, String>, not
     Etcd { members, discovery, remote, variables: variables.clone() }
 }
 
-fn member(mut map: Map<'_>) -> Option<Target> {
+fn member(mut map: Map<'_>, node: &str) -> Option<Target> {
     let client = map.text("client");
     let metrics = map.text("metrics");
     let pprof = map.text("pprof");
@@ -52,7 +57,7 @@ fn member(mut map: Map<'_>) -> Option<Target> {
     }
     map.done();
     let (name, endpoint) = (name?, endpoint?);
-    let identity = Identity::new("", &name, &endpoint);
+    let identity = Identity::new(node, &name, &endpoint);
     Some(Target {
         name,
         client_url: client,

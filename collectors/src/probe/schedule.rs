@@ -80,10 +80,11 @@ impl Schedule {
         let earliest = now.saturating_sub(late_max);
         for (lane, period, next) in &mut self.lanes {
             if *next < earliest {
-                let missed = (earliest - *next).as_nanos().div_ceil(period.as_nanos().max(1));
-                let missed = u32::try_from(missed).unwrap_or(u32::MAX);
-                late += u64::from(missed);
-                *next = next.saturating_add(period.saturating_mul(missed));
+                let (behind, step) = ((earliest - *next).as_nanos(), period.as_nanos().max(1));
+                late = late.saturating_add(u64::try_from(behind.div_ceil(step)).unwrap_or(u64::MAX));
+                // Stays on its own beat: the first multiple of the period that is not given up.
+                let ahead = (step - behind % step) % step;
+                *next = earliest + Duration::from_nanos(u64::try_from(ahead).unwrap_or(u64::MAX));
             }
             // At most late_max / period rounds, as the earlier ones were given up.
             while *next <= now {
