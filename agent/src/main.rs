@@ -1,7 +1,7 @@
-//! The program.
-#[allow(dead_code, reason = "until main wires it")]
-mod admin;
-#[allow(dead_code, reason = "until main wires it")]
-mod selfprofile;
+//! The program: flags in, exit code out. Everything else is the library's.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent::cli::main(std::env::args_os())
+}

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod discover;
+mod etcd;
 pub mod host;
 pub mod logs;
 pub mod marks;

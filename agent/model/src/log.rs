@@ -171,6 +171,12 @@ impl Receipt {
         }
     }
 
+    /// Whether this is the last clone: nobody is left who could say anything. With no exporter for logs that is how a batch ends.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        Arc::strong_count(&self.state) == 1
+    }
+
     fn settle(&self, to: u8) {
         // Losing the race means that another clone spoke first, and the first word stands.
         self.state.compare_exchange(PENDING, to, Ordering::AcqRel, Ordering::Acquire).ok();

@@ -1,9 +1,208 @@
-//! Conclusions from records: pure logic. No clock, no I/O, no tokio, no `Result`, no randomness; time is a record.
+//! Conclusions from records: pure logic. No clock, no I/O, no tokio, no `Result` on the way of a record, no randomness; time is a record.
+//!
+//! [`Engine::apply`] is the whole machine: the processors are its fields, called in order in one function.
 
+pub mod binomial;
 pub mod detect;
 pub mod diff;
 pub mod excuse;
+pub mod members;
 pub mod slo;
 pub mod stitch;
 pub mod topology;
 pub mod verdict;
+#[cfg(test)]
+mod story;
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use model::board::{Board, FINDINGS_MAX};
+use model::finding::{CallTree, Conclusion, Finding, Outcome, Regression, Shape};
+use model::record::{Fact, Record};
+use model::request::{Ask, Request};
+use model::time::Stamp;
+use serde::{Deserialize, Serialize};
+
+/// What all processors may be told. Travels as JSON in [`Fact::Config`]; holds no secrets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Objectives and lanes.
+    pub slo: slo::Config,
+    /// Baselines.
+    pub detect: detect::Config,
+    /// Decisions.
+    pub verdict: verdict::Config,
+}
+
+/// All state that conclusions rest on. Serialisable: a snapshot and the records since give the same conclusions again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Engine {
+    config: Config,
+    excuses: excuse::Excuses,
+    members: members::Members,
+    detect: detect::Detect,
+    slo: slo::Slo,
+    stitch: stitch::Stitch,
+    topology: topology::Topology,
+    diff: diff::Diff,
+    verdict: verdict::Verdict,
+    recent: VecDeque<Finding>,
+    skipped: BTreeMap<String, u64>,
+    marked_mono_ns: Option<u64>,
+    last_finding: u64,
+    last_request: u64,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    #[must_use]
+    pub fn new(config: Config) -> Engine {
+        Engine {
+            excuses: excuse::Excuses::default(),
+            members: members::Members::default(),
+            detect: detect::Detect::new(config.detect.clone()),
+            slo: slo::Slo::new(&config.slo),
+            stitch: stitch::Stitch::default(),
+            topology: topology::Topology::default(),
+            diff: diff::Diff::default(),
+            verdict: verdict::Verdict::new(config.verdict.clone()),
+            recent: VecDeque::new(),
+            skipped: BTreeMap::new(),
+            marked_mono_ns: None,
+            last_finding: 0,
+            last_request: 0,
+            config,
+        }
+    }
+
+    /// Takes one record and says all that follows from it.
+    pub fn apply(&mut self, record: &Record) -> Outcome {
+        self.learn(record);
+        let mut conclusions = self.detect.observe(record, &self.excuses);
+        conclusions.extend(self.slo.observe(record, &self.excuses));
+        let closed = self.stitch.observe(record);
+        let trees: Vec<&CallTree> = closed.iter().filter_map(as_tree).collect();
+        let edges = self.topology.observe(&trees, record);
+        conclusions.extend(closed);
+        conclusions.extend(edges);
+        conclusions.extend(self.diff.observe(record));
+        let mut outcome = Outcome::default();
+        for conclusion in conclusions {
+            let finding = self.number(record, conclusion);
+            outcome.requests.extend(self.ask(record, &finding));
+            outcome.findings.push(finding);
+        }
+        let judgement = self.verdict.observe(record, &outcome.findings, &self.excuses);
+        for transition in judgement.transitions {
+            let finding = self.number(record, transition);
+            outcome.findings.push(finding);
+        }
+        outcome.decisions = judgement.decisions;
+        self.remember(&outcome.findings);
+        outcome
+    }
+
+    /// What a person or a tool is shown at this tick. Losses are the ledger's and are added by the caller.
+    #[must_use]
+    pub fn board(&self, at: Stamp) -> Board {
+        Board {
+            at,
+            members: self.members.board(at),
+            slos: self.slo.board(),
+            decisions: self.verdict.decisions(),
+            findings: self.recent.iter().cloned().collect(),
+            losses: Vec::new(),
+        }
+    }
+
+    /// Records or parts of records that a bound or a broken invariant made the engine skip, by reason.
+    #[must_use]
+    pub fn skipped(&self) -> Vec<(String, u64)> {
+        let mut skipped = self.skipped.clone();
+        skipped.insert("verdict_targets".to_owned(), self.verdict.skipped());
+        skipped.insert("call_trees".to_owned(), self.stitch.dropped());
+        skipped.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The decisions as they stand, e.g. after a restore.
+    #[must_use]
+    pub fn decisions(&self) -> Vec<Arc<model::verdict::Decision>> {
+        self.verdict.decisions()
+    }
+
+    fn learn(&mut self, record: &Record) {
+        self.excuses.observe(record);
+        self.members.observe(record);
+        match &record.fact {
+            Fact::Config(json) => self.configure(json),
+            Fact::Mark(mark) if mark.kind == model::mark::MarkKind::Rollout && mark.rollback_of.is_none() => {
+                self.marked_mono_ns = Some(record.at.mono_ns);
+            }
+            _ => {}
+        }
+    }
+
+    fn configure(&mut self, json: &str) {
+        match serde_json::from_str::<Config>(json) {
+            Ok(config) => {
+                self.detect.configure(config.detect.clone());
+                self.slo.configure(&config.slo);
+                self.verdict.configure(config.verdict.clone());
+                self.config = config;
+            }
+            Err(_) => {
+                debug_assert!(false, "the agent writes this record itself");
+                *self.skipped.entry("bad_config_record".to_owned()).or_insert(0) += 1;
+            }
+        }
+    }
+
+    fn number(&mut self, record: &Record, conclusion: Conclusion) -> Finding {
+        self.last_finding += 1;
+        Finding { id: self.last_finding, at: record.at, origin: Arc::clone(&record.origin), conclusion }
+    }
+
+    /// A step without a harmless cause wants a profile of the member it was seen at.
+    fn ask(&mut self, record: &Record, finding: &Finding) -> Option<Request> {
+        let Conclusion::Regression(regression) = &finding.conclusion else { return None };
+        let target = record.origin.member_name();
+        if !wants_profile(regression) || target.is_empty() {
+            return None;
+        }
+        self.last_request += 1;
+        let ask = Ask::Capture {
+            target: target.to_owned(),
+            finding: finding.id,
+            before_mono_ns: self.marked_mono_ns.filter(|marked| *marked <= regression.onset.mono_ns),
+        };
+        let request = Request { id: self.last_request, ask };
+        self.diff.asked(&request);
+        self.verdict.asked(&request);
+        Some(request)
+    }
+
+    fn remember(&mut self, findings: &[Finding]) {
+        for finding in findings {
+            if !matches!(finding.conclusion, Conclusion::CallTree(_) | Conclusion::Edge(_)) {
+                if self.recent.len() >= FINDINGS_MAX {
+                    self.recent.pop_front();
+                }
+                self.recent.push_back(finding.clone());
+            }
+        }
+    }
+}
+
+fn as_tree(conclusion: &Conclusion) -> Option<&CallTree> {
+    match conclusion {
+        Conclusion::CallTree(tree) => Some(tree),
+        _ => None,
+    }
+}
+
+fn wants_profile(regression: &Regression) -> bool {
+    regression.open && regression.cause.is_none() && regression.shape == Shape::Step
+}

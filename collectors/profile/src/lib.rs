@@ -1,1 +1,10 @@
 //! Profiles of processes: capture, baselines, one capture at a time.
+//!
+//! Owns the pull from a Go process's pprof endpoint, the decoder of what it answers, the counts by function that the
+//! engine compares, and the ring of profiles from before. Refuses to judge: what changed is the processors' to say.
+
+pub mod baselines;
+pub mod capture;
+pub mod counts;
+pub mod fetch;
+pub mod gopprof;

@@ -1,0 +1,29 @@
+# Every target does its own set-up; a second run of any of them does none.
+# `make help` lists the targets; deploy/dev/setup.sh says what goes into .tools/ and from where.
+
+SETUP := deploy/dev/setup.sh
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help tools check test demo clean-tools
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+tools: ## put protoc, five versions of etcd and cargo-deny into .tools/
+	@$(SETUP) all
+
+check: ## formatting, lint, licences, dependencies
+	@$(SETUP) toolchain protoc deny
+	@deploy/dev/check.sh
+
+test: tools check ## everything: tools, check, and every test, real etcd clusters included
+	cargo build --workspace --bins --locked
+	cargo test --workspace --locked
+
+demo: ## watch a real etcd get slow and be rolled back; ETCD_VERSION=3.4, 3.5, 3.5.16, 3.6 or 3.7
+	@$(SETUP) toolchain protoc etcd-demo
+	cargo build --release --locked -p agent -p demo
+	@ETCD_VERSION="$$(cat .tools/etcd/demo)" $(TARGET)/release/demo
+
+clean-tools: ## remove .tools/
+	rm -rf .tools

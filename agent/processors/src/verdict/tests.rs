@@ -1,0 +1,309 @@
+//! Stories of one rollout: what is put back, what is only stopped, and what is left alone.
+
+use std::sync::Arc;
+
+use model::finding::{Burn, CallTree, Conclusion, Finding, FoundBy, Lane, Measured, Regression, Shape, Span};
+use model::mark::{Mark, MarkKind, MarkSource};
+use model::origin::Origin;
+use model::probe::{Probe, ProbeKind, ProbeOutcome};
+use model::record::{Fact, Record, Tick};
+use model::time::{SECOND_NS, Stamp};
+use model::verdict::{Decision, State};
+
+use super::{CLUSTER, Config, Verdict};
+use crate::excuse::Excuses;
+
+/// The target of the stories.
+const ORDERS: &str = "orders";
+
+struct Story {
+    verdict: Verdict,
+    excuses: Excuses,
+    now_s: u64,
+    told: Vec<Arc<Decision>>,
+}
+
+impl Story {
+    /// Enough probes have come for `pass`.
+    fn begin() -> Story {
+        let verdict = Verdict::new(Config { enforce: true, ..Config::default() });
+        let mut story = Story { verdict, excuses: Excuses::default(), now_s: 1_000, told: Vec::new() };
+        story.run(30);
+        story
+    }
+
+    fn at(&self) -> Stamp {
+        Stamp { mono_ns: self.now_s * SECOND_NS, wall_ns: (1_700_000_000 + self.now_s) * SECOND_NS }
+    }
+
+    fn see(&mut self, fact: Fact, conclusions: Vec<Conclusion>) {
+        let record = Record { at: self.at(), origin: Arc::new(Origin::default()), fact };
+        let findings: Vec<Finding> = conclusions
+            .into_iter()
+            .map(|conclusion| Finding { id: 1, at: record.at, origin: Arc::clone(&record.origin), conclusion })
+            .collect();
+        self.excuses.observe(&record);
+        self.told.extend(self.verdict.observe(&record, &findings, &self.excuses).decisions);
+    }
+
+    /// A probe and a tick each second.
+    fn run(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now_s += 1;
+            let probe =
+                Probe { kind: ProbeKind::LeaseGrant, latency_ns: 1_000_000, outcome: ProbeOutcome::Ok };
+            self.see(Fact::Probe(probe), Vec::new());
+            self.see(Fact::Tick(Tick::default()), Vec::new());
+        }
+    }
+
+    fn rollout(&mut self, target: &str, revision: &str, rollback_of: Option<&str>) {
+        let mark = Mark {
+            target: target.to_owned(),
+            revision: revision.to_owned(),
+            kind: MarkKind::Rollout,
+            rollback_of: rollback_of.map(str::to_owned),
+            source: MarkSource::Operator,
+        };
+        self.see(Fact::Mark(mark), Vec::new());
+    }
+
+    fn conclude(&mut self, conclusion: Conclusion) {
+        self.see(Fact::Tick(Tick::default()), vec![conclusion]);
+    }
+
+    fn regression(&mut self, open: bool, cause: Option<&str>) {
+        let regression = Regression {
+            metric: "probe lease_grant latency".to_owned(),
+            unit: "s".to_owned(),
+            shape: Shape::Step,
+            open,
+            onset: self.at(),
+            before: Measured::default(),
+            after: Measured::default(),
+            score: 9.0,
+            cause: cause.map(str::to_owned),
+        };
+        self.conclude(Conclusion::Regression(regression));
+    }
+
+    fn burn(&mut self, revision: &str, firing: bool, votes: bool) {
+        let burn = Burn {
+            slo: "write".to_owned(),
+            lane: Lane::Change { target: ORDERS.to_owned(), revision: revision.to_owned() },
+            firing,
+            votes,
+            excused: (!votes).then(|| "planned restart of m3".to_owned()),
+            burn_long: 90.0,
+            burn_short: 95.0,
+            bad: 9,
+            total: 10,
+            coverage: 1.0,
+            p_value: 1e-15,
+            members: vec![("m1".to_owned(), 9, 10)],
+            since: self.at(),
+            server_side: false,
+        };
+        self.conclude(Conclusion::Burn(burn));
+    }
+
+    fn call_tree(&mut self, service: &str, revision: &str) {
+        let span = |service: &str, parent: Option<[u8; 8]>| Span {
+            span_id: [1; 8],
+            parent,
+            service: service.to_owned(),
+            revision: Some(revision.to_owned()),
+            name: "list".to_owned(),
+            start_ns: 0,
+            end_ns: 1,
+            failed: false,
+            found_by: FoundBy::Root,
+            confidence: 100,
+            slack_ns: 0,
+            attributes: Vec::new(),
+        };
+        let spans = vec![span(service, None), span(CLUSTER, Some([1; 8]))];
+        self.conclude(Conclusion::CallTree(CallTree { trace_id: [7; 16], derived: false, spans, missing: 0 }));
+    }
+
+    /// The whole incident of a bad rollout, up to the burn.
+    fn bad_rollout(&mut self, revision: &str) {
+        self.rollout(ORDERS, revision, None);
+        self.run(5);
+        self.regression(true, None);
+        self.call_tree(ORDERS, revision);
+        self.burn(revision, true, true);
+    }
+
+    fn state(&self, target: &str) -> State {
+        self.verdict.decisions().iter().find(|decision| decision.target == target).unwrap().state
+    }
+
+    fn rollbacks(&self) -> usize {
+        let states: Vec<(String, State)> =
+            self.told.iter().map(|decision| (decision.target.clone(), decision.state)).collect();
+        let entered = |window: &[(String, State)]| window[0] != window[1] && window[1].1 == State::Rollback;
+        let mut of_orders = states;
+        of_orders.retain(|(target, _)| target != CLUSTER);
+        of_orders.windows(2).filter(|window| entered(window)).count()
+    }
+}
+
+#[test]
+fn a_bad_rollout_is_put_back_and_passes_again() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v1", None);
+    story.run(400);
+    assert_eq!(story.state(ORDERS), State::Pass);
+    story.bad_rollout("v2");
+    assert_eq!(story.state(ORDERS), State::Rollback);
+    let decision = story.told.last().unwrap();
+    assert_eq!((decision.revision.as_str(), decision.epoch), ("v2", 2));
+    assert!(decision.evidence.sentence.contains("put v1 back for v2"), "{}", decision.evidence.sentence);
+    assert_eq!(decision.evidence.trace_ids.len(), 1);
+    story.rollout(ORDERS, "v1", Some("v2"));
+    story.run(5);
+    assert_eq!(story.state(ORDERS), State::Rollback, "the burn goes on");
+    story.burn("v2", false, true);
+    story.regression(false, None);
+    assert_eq!(story.state(ORDERS), State::Pass);
+    let decision = story.verdict.decisions().into_iter().find(|one| one.target == ORDERS).unwrap();
+    assert_eq!((decision.revision.as_str(), decision.epoch), ("v2", 2), "it is v2's decision that is resolved");
+    assert_eq!(story.rollbacks(), 1);
+}
+
+#[test]
+fn without_a_marker_nothing_is_put_back() {
+    let mut story = Story::begin();
+    story.regression(true, None);
+    story.call_tree(ORDERS, "v2");
+    story.burn("v2", true, true);
+    story.run(5);
+    assert_eq!(story.state(CLUSTER), State::Hold);
+    assert_eq!(story.rollbacks(), 0);
+}
+
+#[test]
+fn without_a_caller_that_leads_to_etcd_it_is_only_stopped() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v2", None);
+    story.run(5);
+    story.regression(true, None);
+    story.call_tree("billing", "v9");
+    story.burn("v2", true, true);
+    assert_eq!(story.state(ORDERS), State::Hold);
+    let decision = story.told.iter().rev().find(|one| one.target == ORDERS).unwrap();
+    assert!(decision.evidence.sentence.contains("no caller"), "{}", decision.evidence.sentence);
+}
+
+#[test]
+fn two_rollouts_that_fit_are_both_stopped() {
+    let mut story = Story::begin();
+    story.rollout("billing", "b7", None);
+    story.run(5);
+    story.bad_rollout("v2");
+    assert_eq!(story.state(ORDERS), State::Hold);
+    assert_eq!(story.state("billing"), State::Hold);
+}
+
+#[test]
+fn trouble_that_began_before_the_rollout_is_not_its_fault() {
+    let mut story = Story::begin();
+    story.regression(true, None);
+    story.run(5);
+    story.rollout(ORDERS, "v2", None);
+    story.call_tree(ORDERS, "v2");
+    story.burn("v2", true, true);
+    assert_eq!(story.state(ORDERS), State::Hold);
+}
+
+#[test]
+fn trouble_that_begins_late_is_not_its_fault() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v2", None);
+    story.run(301);
+    story.regression(true, None);
+    story.call_tree(ORDERS, "v2");
+    story.burn("v2", true, true);
+    assert_eq!(story.state(ORDERS), State::Hold);
+}
+
+#[test]
+fn an_excused_burn_does_not_vote() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v2", None);
+    story.run(25);
+    story.call_tree(ORDERS, "v2");
+    story.burn("v2", true, false);
+    story.regression(true, Some("planned restart of m3"));
+    story.run(2);
+    assert_eq!(story.state(ORDERS), State::Pass);
+}
+
+#[test]
+fn a_put_back_is_never_rolled_back() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v1", None);
+    story.bad_rollout("v2");
+    story.rollout(ORDERS, "v1", Some("v2"));
+    story.burn("v2", false, true);
+    story.regression(false, None);
+    story.run(30);
+    story.regression(true, None);
+    story.call_tree(ORDERS, "v1");
+    story.burn("v2", true, true);
+    story.run(2);
+    assert_eq!(story.state(ORDERS), State::Hold);
+    assert_eq!(story.rollbacks(), 1);
+}
+
+#[test]
+fn a_revision_has_one_signal_across_restarts_of_the_agent() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v1", None);
+    story.bad_rollout("v2");
+    story.burn("v2", false, true);
+    story.regression(false, None);
+    story.run(2_000);
+    let state = postcard::to_stdvec(&story.verdict).unwrap();
+    story.verdict = postcard::from_bytes(&state).unwrap();
+    story.bad_rollout("v2");
+    assert_eq!(story.state(ORDERS), State::Hold);
+    assert_eq!(story.rollbacks(), 1);
+}
+
+#[test]
+fn a_second_signal_for_a_target_waits_for_the_cool_down() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v1", None);
+    story.bad_rollout("v2");
+    story.rollout(ORDERS, "v1", Some("v2"));
+    story.burn("v2", false, true);
+    story.regression(false, None);
+    story.run(60);
+    story.bad_rollout("v3");
+    assert_eq!(story.state(ORDERS), State::Hold);
+    let decision = story.told.iter().rev().find(|one| one.target == ORDERS).unwrap();
+    assert!(decision.evidence.cool_down.is_some());
+    story.run(1_800);
+    assert_eq!(story.state(ORDERS), State::Hold, "by then the rollout is older than the window");
+}
+
+#[test]
+fn nobody_acts_on_a_signal_for_ever() {
+    let mut story = Story::begin();
+    story.bad_rollout("v2");
+    assert_eq!(story.state(ORDERS), State::Rollback);
+    story.run(601);
+    assert_eq!(story.state(ORDERS), State::Hold);
+}
+
+#[test]
+fn too_few_probes_are_not_a_pass() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v2", None);
+    story.run(10);
+    assert_eq!(story.state(ORDERS), State::Unknown);
+    story.run(10);
+    assert_eq!(story.state(ORDERS), State::Pass);
+}

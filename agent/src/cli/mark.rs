@@ -1,0 +1,57 @@
+//! `agent mark`: tells the running agent of a rollout, a restart or planned work, over its admin socket.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
+use clap::{Args, ValueEnum};
+
+use super::{Ended, Exit, Failure, runtime, say};
+use crate::admin::client;
+
+/// Arguments of `agent mark`.
+#[derive(Debug, Args)]
+pub(super) struct Mark {
+    /// What was changed: a service's name as in its logs, or a member's name.
+    #[arg(long)]
+    target: String,
+    /// What it was changed to: image, version, build id.
+    #[arg(long)]
+    revision: String,
+    /// Why.
+    #[arg(long, value_enum, default_value = "rollout")]
+    kind: Kind,
+    /// The revision that this rollout undoes.
+    #[arg(long)]
+    rollback_of: Option<String>,
+    /// The agent's admin socket.
+    #[arg(long, default_value = crate::config::SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Rollout,
+    Restart,
+    Planned,
+}
+
+/// Sends the mark and prints the agent's answer.
+pub(super) fn mark(mark: &Mark) -> Ended {
+    let kind = match mark.kind {
+        Kind::Rollout => "rollout",
+        Kind::Restart => "restart",
+        Kind::Planned => "planned",
+    };
+    let body = serde_json::json!({
+        "target": mark.target, "revision": mark.revision, "kind": kind, "rollback_of": mark.rollback_of,
+    });
+    let answer = runtime()?
+        .block_on(client::post(&client::Address::Unix(mark.socket.clone()), "/mark", body.to_string()))
+        .with_context(|| format!("reach the agent at {} (is it running, and may you write there?)", mark.socket.display()))
+        .map_err(|error| Failure::new(Exit::TargetDown, error))?;
+    if !(200..300).contains(&answer.status) {
+        return Err(Failure::new(Exit::Data, anyhow!("the agent refused the mark: {}", answer.body)));
+    }
+    say(&answer.body);
+    Ok(Exit::Ok)
+}

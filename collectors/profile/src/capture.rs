@@ -1,0 +1,414 @@
+//! The collector of profiles: one capture at a time, each request answered once, baselines in between.
+//!
+//! Owns budget, cool-down and kill switch. Refuses to queue: a request that finds no place is answered by the caller
+//! with [`refused`].
+
+mod shot;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::inbox::Inbox;
+use model::ledger::Ledger;
+use model::origin::Origin;
+use model::profile::{Baseline, CaptureOutcome, CaptureResult, ProfileSet};
+use model::record::{Fact, Record};
+use model::request::{Ask, Request};
+use model::time::{Clock, SECOND_NS, Stamp};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::baselines::Baselines;
+use crate::fetch::FetchError;
+
+pub use shot::{Once, once};
+
+/// How often the kill switch is looked at while a capture runs.
+const KILL_SWITCH_EVERY: Duration = Duration::from_secs(1);
+/// A baseline that failed for a passing reason is tried again after this.
+const RETRY_NS: u64 = 60 * SECOND_NS;
+/// The budget's window.
+const HOUR_NS: u64 = 3_600 * SECOND_NS;
+
+/// Tells who a target is, as far as it is known by now.
+pub type Identity = Arc<dyn Fn() -> Arc<Origin> + Send + Sync>;
+
+/// A process with a pprof endpoint.
+#[derive(Clone)]
+pub struct ProfileTarget {
+    /// Member name, as requests name it.
+    pub name: String,
+    /// Scheme, host and port, e.g. `https://127.0.0.1:2379`.
+    pub base_url: String,
+    /// Made by [`crate::fetch::client`].
+    pub client: reqwest::Client,
+    /// Whom records are about.
+    pub identity: Identity,
+}
+
+impl fmt::Debug for ProfileTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProfileTarget").field("name", &self.name).field("base_url", &self.base_url).finish()
+    }
+}
+
+/// What may be captured, how long, how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Length of a capture on a trigger, seconds.
+    pub cpu_seconds: u32,
+    /// Length of a baseline, seconds.
+    pub baseline_cpu_seconds: u32,
+    /// Captures an hour on this node, over all targets; baselines not counted.
+    pub captures_per_hour: usize,
+    /// After a capture of a target, the next one of the same target waits as long. The first never waits.
+    pub cool_down: Duration,
+    /// A new baseline of each target as often.
+    pub refresh: Duration,
+    /// A new baseline so long after a rollout marker, when the new revision has settled.
+    pub after_marker: Duration,
+    /// While this file exists nothing is profiled on the node.
+    pub kill_switch: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            cpu_seconds: 10,
+            baseline_cpu_seconds: 5,
+            captures_per_hour: 6,
+            cool_down: Duration::from_secs(600),
+            refresh: Duration::from_secs(600),
+            after_marker: Duration::from_secs(60),
+            kill_switch: PathBuf::from("/etc/backburn/no-profiling"),
+        }
+    }
+}
+
+/// The answer to a request that is not taken on, e.g. because the slot is full (`slot_full`).
+#[must_use]
+pub fn refused(request: &Request, origin: Arc<Origin>, at: Stamp, reason: &str) -> Record {
+    ended(request, origin, at, CaptureOutcome::Refused { reason: reason.to_owned() })
+}
+
+fn ended(request: &Request, origin: Arc<Origin>, at: Stamp, outcome: CaptureOutcome) -> Record {
+    let Ask::Capture { target, .. } = &request.ask;
+    let result = CaptureResult { request: request.id, target: target.clone(), outcome };
+    Record { at, origin, fact: Fact::Capture(result) }
+}
+
+/// The collector task.
+#[derive(Debug)]
+pub struct Capturer {
+    targets: Vec<Planned>,
+    config: Config,
+    clock: Clock,
+    ledger: Ledger,
+    baselines: Baselines,
+    /// When captures of the last hour began; at most [`Config::captures_per_hour`].
+    spent: Vec<Stamp>,
+}
+
+/// A target and what is due for it.
+#[derive(Debug)]
+struct Planned {
+    target: ProfileTarget,
+    baseline_due_ns: u64,
+    last_capture: Option<Stamp>,
+    /// The last failure told to the log: each is told once, not every ten minutes.
+    told: Option<&'static str>,
+}
+
+/// What ends a wait.
+enum Event {
+    Stop,
+    Asked(Request),
+    Marked,
+    BaselineDue(usize),
+}
+
+impl Capturer {
+    /// A collector for these targets; the first baselines are due at once.
+    #[must_use]
+    pub fn new(targets: Vec<ProfileTarget>, config: Config, clock: Clock, ledger: Ledger) -> Capturer {
+        let now = clock.now().mono_ns;
+        let planned = |target| Planned { target, baseline_due_ns: now, last_capture: None, told: None };
+        let targets = targets.into_iter().map(planned).collect();
+        Capturer { targets, config, clock, ledger, baselines: Baselines::default(), spent: Vec::new() }
+    }
+
+    /// Runs until cancelled or until nobody can ask any more. Each request it received ends in exactly one record.
+    ///
+    /// `marks` holds the latest rollout marker. A baseline that runs when a request comes is abandoned: it would hold
+    /// the very change, and Go allows one CPU profile at a time.
+    pub async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut marks: watch::Receiver<Option<Stamp>>,
+        inbox: Inbox,
+        cancel: CancellationToken,
+    ) {
+        self.marked(*marks.borrow_and_update());
+        let mut asked = None;
+        loop {
+            let event = match asked.take() {
+                Some(request) => Event::Asked(request),
+                None => self.wait(&mut requests, &mut marks, &cancel).await,
+            };
+            match event {
+                Event::Stop => break,
+                Event::Marked => self.marked(*marks.borrow_and_update()),
+                Event::BaselineDue(at) => {
+                    tokio::select! {
+                        biased;
+                        () = cancel.cancelled() => break,
+                        request = requests.recv() => match request {
+                            Some(request) => {
+                                self.ledger.add("agent_profile_baselines_total", "abandoned", 1);
+                                asked = Some(request);
+                            }
+                            None => break,
+                        },
+                        () = self.baseline(at) => {}
+                    }
+                }
+                Event::Asked(request) => {
+                    let record = self.answer(&request, &cancel).await;
+                    send(&inbox, record).await;
+                }
+            }
+        }
+        requests.close();
+        while let Some(request) = requests.recv().await {
+            let record = self.end(&request, CaptureOutcome::Refused { reason: "shutdown".to_owned() });
+            send(&inbox, record).await;
+        }
+    }
+
+    async fn wait(
+        &self,
+        requests: &mut mpsc::Receiver<Request>,
+        marks: &mut watch::Receiver<Option<Stamp>>,
+        cancel: &CancellationToken,
+    ) -> Event {
+        let now = self.clock.now().mono_ns;
+        let next = self.targets.iter().enumerate().min_by_key(|(_, planned)| planned.baseline_due_ns);
+        let due = async {
+            match next {
+                Some((at, planned)) => {
+                    tokio::time::sleep(Duration::from_nanos(planned.baseline_due_ns.saturating_sub(now)))
+                        .await;
+                    at
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let marked = async {
+            if marks.changed().await.is_err() {
+                // Nobody sets markers any more: that is no event.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Event::Stop,
+            request = requests.recv() => request.map_or(Event::Stop, Event::Asked),
+            () = marked => Event::Marked,
+            at = due => Event::BaselineDue(at),
+        }
+    }
+
+    /// A new marker: the last baseline before it is pinned, and a new one is due when the rollout has settled.
+    fn marked(&mut self, mark: Option<Stamp>) {
+        let Some(mark) = mark else { return };
+        self.baselines.mark(mark);
+        let settled = mark.plus_ns(nanoseconds(self.config.after_marker)).mono_ns;
+        let now = self.clock.now().mono_ns;
+        for planned in &mut self.targets {
+            // Never before the marker's time is up, and a refresh that is due sooner after that stays.
+            if planned.baseline_due_ns > settled || planned.baseline_due_ns > now {
+                planned.baseline_due_ns = settled;
+            }
+        }
+    }
+
+    /// Takes a baseline; on any end the next one is planned first, so that being abandoned cannot make it spin.
+    async fn baseline(&mut self, at: usize) {
+        let now = self.clock.now();
+        let refresh = nanoseconds(self.config.refresh);
+        let retry = now.mono_ns.saturating_add(refresh.min(RETRY_NS));
+        let killed = self.killed().await;
+        let Some(planned) = self.targets.get_mut(at) else { return };
+        planned.baseline_due_ns = retry;
+        if killed {
+            self.ledger.add("agent_profile_baselines_total", "kill_switch", 1);
+            return;
+        }
+        let shot = tokio::select! {
+            shot = shot::take(&planned.target, self.config.baseline_cpu_seconds, &self.clock) => shot,
+            () = kill_switch(&self.config.kill_switch) => {
+                self.ledger.add("agent_profile_baselines_total", "kill_switch", 1);
+                return;
+            }
+        };
+        let outcome = shot.and_then(|shot| {
+            shot::check(&shot, &self.ledger)?;
+            Ok(shot)
+        });
+        match outcome {
+            Ok(shot) => {
+                planned.baseline_due_ns = shot.ended.mono_ns.saturating_add(refresh);
+                planned.told = None;
+                self.baselines.keep(&planned.target.name, shot);
+                self.ledger.add("agent_profile_baselines_total", "taken", 1);
+                self.ledger.set("agent_profile_baseline_bytes", "", count(self.baselines.bytes()));
+            }
+            Err(error) => {
+                let reason = error.reason();
+                if reason == FetchError::NoEndpoint.reason() {
+                    planned.baseline_due_ns = now.mono_ns.saturating_add(refresh);
+                }
+                self.ledger.add("agent_profile_baselines_total", reason, 1);
+                if planned.told.replace(reason) != Some(reason) {
+                    warn!(%error, target_name = planned.target.name, "no baseline profile");
+                }
+            }
+        }
+    }
+
+    /// Captures, or says why not.
+    async fn answer(&mut self, request: &Request, cancel: &CancellationToken) -> Record {
+        let asked = self.clock.now();
+        let Ask::Capture { target, before_mono_ns, .. } = &request.ask;
+        let at = match self.admit(target, asked).await {
+            Ok(at) => at,
+            Err(reason) => return self.end(request, CaptureOutcome::Refused { reason: reason.to_owned() }),
+        };
+        let Some(planned) = self.targets.get(at) else {
+            return self.end(request, CaptureOutcome::Refused { reason: "unknown_target".to_owned() });
+        };
+        let interrupted =
+            |reason: &str| CaptureOutcome::Failed { reason: reason.to_owned(), detail: String::new() };
+        let outcome = tokio::select! {
+            biased;
+            () = cancel.cancelled() => interrupted("shutdown"),
+            () = kill_switch(&self.config.kill_switch) => interrupted("kill_switch"),
+            shot = shot::take(&planned.target, self.config.cpu_seconds, &self.clock) => {
+                match shot.and_then(|shot| shot::decode(&shot, &self.ledger)) {
+                    Ok(after) => self.compared(target, asked, *before_mono_ns, after),
+                    Err(shot::TakeError::Fetch(FetchError::NoEndpoint)) => {
+                        CaptureOutcome::Refused { reason: "no_endpoint".to_owned() }
+                    }
+                    Err(error) => {
+                        CaptureOutcome::Failed { reason: error.reason().to_owned(), detail: error.to_string() }
+                    }
+                }
+            }
+        };
+        if cost_something(&outcome) {
+            self.spent.push(asked);
+            if let Some(planned) = self.targets.get_mut(at) {
+                planned.last_capture = Some(asked);
+            }
+        }
+        self.end(request, outcome)
+    }
+
+    /// The target's place, when nothing speaks against a capture now.
+    async fn admit(&mut self, name: &str, now: Stamp) -> Result<usize, &'static str> {
+        if self.killed().await {
+            return Err("kill_switch");
+        }
+        let at =
+            self.targets.iter().position(|planned| planned.target.name == name).ok_or("unknown_target")?;
+        let cool_down = nanoseconds(self.config.cool_down);
+        let last = self.targets.get(at).and_then(|planned| planned.last_capture);
+        if last.is_some_and(|last| now.since_ns(last) < cool_down) {
+            return Err("cool_down");
+        }
+        self.spent.retain(|begun| now.since_ns(*begun) < HOUR_NS);
+        if self.spent.len() >= self.config.captures_per_hour { Err("budget") } else { Ok(at) }
+    }
+
+    fn compared(
+        &self,
+        target: &str,
+        asked: Stamp,
+        before_mono_ns: Option<u64>,
+        after: ProfileSet,
+    ) -> CaptureOutcome {
+        let (shot, label) = self.baselines.choose(target, asked, before_mono_ns);
+        // It could be decoded when it was kept.
+        let before = shot.and_then(|shot| shot::decode(shot, &self.ledger).ok()).map(Arc::new);
+        let baseline = if before.is_some() { label } else { Baseline::Missing };
+        CaptureOutcome::Done { before, baseline, after: Arc::new(after) }
+    }
+
+    fn end(&self, request: &Request, outcome: CaptureOutcome) -> Record {
+        let Ask::Capture { target, .. } = &request.ask;
+        let word = match &outcome {
+            CaptureOutcome::Done { .. } => "done",
+            CaptureOutcome::Refused { .. } => "refused",
+            CaptureOutcome::Failed { .. } => "failed",
+        };
+        self.ledger.add("agent_profile_captures_total", word, 1);
+        info!(request = request.id, target_name = target, outcome = word, "capture ended");
+        let known = self.targets.iter().find(|planned| planned.target.name == *target);
+        let origin = known.map_or_else(Arc::default, |planned| (planned.target.identity)());
+        ended(request, origin, self.clock.now(), outcome)
+    }
+
+    async fn killed(&self) -> bool {
+        present(&self.config.kill_switch).await
+    }
+}
+
+/// Whether the target was made to work: a capture that did not begin costs neither budget nor cool-down.
+fn cost_something(outcome: &CaptureOutcome) -> bool {
+    match outcome {
+        CaptureOutcome::Done { .. } => true,
+        CaptureOutcome::Refused { .. } => false,
+        CaptureOutcome::Failed { reason, .. } => !matches!(
+            reason.as_str(),
+            "another_profile_running" | "not_permitted" | "unreachable" | "shutdown"
+        ),
+    }
+}
+
+/// Ends when the kill switch appears.
+async fn kill_switch(path: &std::path::Path) {
+    while !present(path).await {
+        tokio::time::sleep(KILL_SWITCH_EVERY).await;
+    }
+}
+
+/// A file that cannot be looked at counts as present: in doubt nothing is profiled.
+async fn present(path: &std::path::Path) -> bool {
+    match tokio::fs::symlink_metadata(path).await {
+        Ok(_) => true,
+        Err(error) => {
+            !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+        }
+    }
+}
+
+/// Waits for a place: a request must end in its record. Only an engine that has gone gets none.
+async fn send(inbox: &Inbox, record: Record) {
+    if let Ok(place) = inbox.wait(shot::record_bytes(&record)).await {
+        place.send(record);
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

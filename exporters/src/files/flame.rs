@@ -1,0 +1,99 @@
+//! The flame graph page: one HTML file with its data, style and script inside, that never asks a network for anything.
+//!
+//! Owns the data that the page is given; what it does with it is in `flame/page.js`. Names come from the profiled
+//! process: they are data in a JSON block whose `<` are escaped, and the page shows them as text only.
+
+use model::profile::{ProfileKind, Stacks};
+use serde::Serialize;
+
+use super::tree::{NODES_MAX, Tree};
+
+const HTML: &str = include_str!("flame/page.html");
+const STYLE: &str = include_str!("flame/page.css");
+const SCRIPT: &str = include_str!("flame/page.js");
+
+/// What the page is given.
+#[derive(Serialize)]
+struct Data<'a> {
+    title: &'a str,
+    profiles: Vec<Profile<'a>>,
+}
+
+/// One kind of profile, with or without a "before".
+#[derive(Serialize)]
+struct Profile<'a> {
+    kind: ProfileKind,
+    unit: &'static str,
+    diff: bool,
+    after: Facts,
+    before: Option<Facts>,
+    names: Vec<&'a str>,
+    files: Vec<&'a str>,
+    /// Columns of the nodes in preorder: depth, name, own value after, own value before (empty without one).
+    depth: Vec<u32>,
+    name: Vec<u32>,
+    own: Vec<u64>,
+    own_before: Vec<u64>,
+}
+
+/// What the header says of one side.
+#[derive(Serialize)]
+struct Facts {
+    /// Milliseconds since the epoch.
+    at_ms: u64,
+    duration_ms: u64,
+    samples: i64,
+}
+
+/// The page for these profiles, each with the one before it where there is one.
+///
+/// # Errors
+/// When the data cannot be written as JSON.
+pub fn page(title: &str, pairs: &[(Option<&Stacks>, &Stacks)]) -> Result<String, serde_json::Error> {
+    let profiles = pairs.iter().map(|(before, after)| profile(*before, after)).collect();
+    let json = serde_json::to_string(&Data { title, profiles })?;
+    // Inside a JSON string `\u003c` is `<`: no name can end the block or open a comment.
+    let json = json.replace('<', "\\u003c");
+    Ok(HTML
+        .replace("{{title}}", &escape(title))
+        .replace("{{style}}", STYLE)
+        .replace("{{script}}", SCRIPT)
+        .replace("{{data}}", &json))
+}
+
+fn profile<'a>(before: Option<&'a Stacks>, after: &'a Stacks) -> Profile<'a> {
+    let tree = Tree::of(before, after, NODES_MAX);
+    Profile {
+        kind: after.kind,
+        unit: match after.kind {
+            ProfileKind::Cpu => "ns",
+            ProfileKind::Heap => "By",
+            ProfileKind::Goroutine => "",
+        },
+        diff: before.is_some(),
+        after: facts(after),
+        before: before.map(facts),
+        depth: tree.nodes.iter().map(|node| node.depth).collect(),
+        name: tree.nodes.iter().map(|node| node.name).collect(),
+        own: tree.nodes.iter().map(|node| node.after).collect(),
+        own_before: before.iter().flat_map(|_| tree.nodes.iter().map(|node| node.before)).collect(),
+        names: tree.names,
+        files: tree.files,
+    }
+}
+
+fn facts(stacks: &Stacks) -> Facts {
+    Facts {
+        at_ms: stacks.at.wall_ns / 1_000_000,
+        duration_ms: stacks.duration_ns / 1_000_000,
+        samples: stacks.samples.iter().fold(0, |sum, sample| sum.saturating_add(sample.count)),
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('{', "&#123;")
+}

@@ -1,0 +1,183 @@
+//! The rules of the tree that a compiler does not know.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The dependency rule: everything points at `model`, and only `agent` sees everyone. What a package may use of ours.
+const LOCAL_DEPENDENCIES: [(&str, &[&str]); 8] = [
+    ("agent/model", &[]),
+    ("agent/processors", &["model"]),
+    ("collectors", &["model"]),
+    ("collectors/profile", &["model"]),
+    ("exporters", &["model"]),
+    ("agent", &["model", "processors", "collectors", "profile", "exporters"]),
+    ("tests", &["model"]),
+    ("deploy/dev/demo", &["model", "harness"]),
+];
+
+/// Folders that hold no source of ours.
+const NOT_OURS: [&str; 4] = [".git", ".tools", "target", "node_modules"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    assert!(!text.is_empty(), "{} is missing or empty", path.display());
+    text
+}
+
+/// Every file of ours whose name ends so, relative to the root.
+fn files(ending: &str) -> Vec<PathBuf> {
+    let (root, mut found) = (root(), Vec::new());
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root.join(&folder)).into_iter().flatten().flatten() {
+            let (name, path) = (entry.file_name(), folder.join(entry.file_name()));
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() && !NOT_OURS.iter().any(|not| name == *not) {
+                folders.push(path);
+            } else if kind.is_file() && name.to_string_lossy().ends_with(ending) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Files for which `rule` finds something to complain about, with the complaint.
+fn complaints(ending: &str, rule: impl Fn(&Path, &str) -> Option<String>) -> Vec<String> {
+    let root = root();
+    let complain =
+        |path: PathBuf| Some(format!("{}: {}", path.display(), rule(&path, &read(&root.join(&path)))?));
+    files(ending).into_iter().filter_map(complain).collect()
+}
+
+/// Names of the crates below every `[…dependencies]` of a manifest.
+fn dependencies(manifest: &str) -> BTreeSet<&str> {
+    let mut is_inside = false;
+    let mut names = BTreeSet::new();
+    for line in manifest.lines() {
+        if let Some(section) = line.strip_prefix('[') {
+            is_inside = section.trim_end().ends_with("dependencies]");
+        } else if is_inside && !line.starts_with('#') {
+            names.extend(line.split(['.', ' ', '=']).next().filter(|name| !name.is_empty()));
+        }
+    }
+    names
+}
+
+#[test]
+fn each_crate_sees_only_those_it_may() {
+    let ours: BTreeSet<&str> =
+        ["model", "processors", "collectors", "profile", "exporters", "agent", "harness"].into();
+    for (package, allowed) in LOCAL_DEPENDENCIES {
+        let manifest = read(&root().join(package).join("Cargo.toml"));
+        let allowed = allowed.iter().copied().collect();
+        let seen: BTreeSet<&str> = dependencies(&manifest).intersection(&ours).copied().collect();
+        assert!(seen.is_subset(&allowed), "{package} may see {allowed:?} but sees {seen:?}");
+    }
+}
+
+#[test]
+fn each_member_of_the_workspace_is_under_the_dependency_rule() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let members = manifest.split("members = [").nth(1).unwrap().split(']').next().unwrap();
+    let members: BTreeSet<&str> = members.split('"').skip(1).step_by(2).collect();
+    assert_eq!(members, LOCAL_DEPENDENCIES.iter().map(|(package, _)| *package).collect());
+}
+
+#[test]
+fn processors_are_pure() {
+    let names = read(&root().join("agent/processors/Cargo.toml"));
+    let impure = ["tokio", "reqwest", "tonic", "hyper", "rand", "tracing", "libc", "etcd-client"];
+    assert!(dependencies(&names).is_disjoint(&impure.into()), "{:?}", dependencies(&names));
+}
+
+#[test]
+fn versions_are_exact_and_live_in_the_root_manifest() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let section = manifest.split("[workspace.dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    for line in section.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        assert!(line.contains("\"=") || line.contains("path = "), "not exact: {line}");
+    }
+    for (package, _) in LOCAL_DEPENDENCIES {
+        for line in read(&root().join(package).join("Cargo.toml")).lines() {
+            let is_versioned = line.contains("= \"=") || line.contains("version = \"");
+            assert!(!is_versioned, "{package} names a version of its own: {line}");
+        }
+    }
+}
+
+#[test]
+fn each_module_says_what_it_owns() {
+    let silent =
+        complaints(".rs", |_, text| (!text.starts_with("//!")).then(|| "does not begin with //!".into()));
+    assert!(silent.is_empty(), "{silent:#?}");
+}
+
+#[test]
+fn modules_are_files_named_like_them() {
+    let named: Vec<PathBuf> = files(".rs").into_iter().filter(|path| path.ends_with("mod.rs")).collect();
+    assert!(named.is_empty(), "{named:#?}");
+    let vague = ["util", "utils", "common", "helpers", "manager", "misc"];
+    let vague: Vec<PathBuf> = files(".rs")
+        .into_iter()
+        .filter(|path| vague.iter().any(|name| path.file_stem().unwrap() == *name))
+        .collect();
+    assert!(vague.is_empty(), "{vague:#?}");
+}
+
+#[test]
+fn unsafe_code_lives_in_sys_and_simd() {
+    let opened = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait"];
+    let strays = complaints(".rs", |path, text| {
+        let may =
+            path.ends_with("sys.rs") || path.ends_with("simd.rs") || path.ends_with("tests/e2e/tidy.rs");
+        let is_code = |line: &&str| !line.trim_start().starts_with("//");
+        let line = text.lines().filter(is_code).find(|line| opened.iter().any(|words| line.contains(words)));
+        line.filter(|_| !may).map(str::to_owned)
+    });
+    assert!(strays.is_empty(), "{strays:#?}");
+}
+
+#[test]
+fn files_have_at_most_400_lines_before_their_tests() {
+    let long = complaints(".rs", |path, text| {
+        let lines = text.split("#[cfg(test)]").next().unwrap_or_default().lines().count();
+        let is_story = path.starts_with("tests/e2e");
+        (lines > 400 && !is_story && !text.contains("flat table")).then(|| format!("{lines} lines"))
+    });
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+#[test]
+fn each_make_command_in_the_documents_exists() {
+    let makefile = read(&root().join("Makefile"));
+    let targets: BTreeSet<&str> =
+        makefile.lines().filter_map(|line| line.split_once(": ")).map(|(name, _)| name).collect();
+    let named = |text: &str| {
+        let calls = text.split("make ").skip(1).filter_map(|rest| rest.split([' ', '`', '\n']).next());
+        calls.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for path in files(".md") {
+        let text = read(&root().join(&path));
+        // Only what is set as a command: prose makes things too.
+        let commands =
+            text.split('`').skip(1).step_by(2).chain(text.lines().filter(|line| line.starts_with("make ")));
+        for target in commands.filter(|code| code.starts_with("make ")).flat_map(named) {
+            assert!(targets.contains(target.as_str()), "{}: no target `make {target}`", path.display());
+        }
+    }
+}
+
+#[test]
+fn ci_runs_what_a_developer_runs() {
+    let ci = read(&root().join(".ci/run"));
+    assert!(ci.trim_end().ends_with("exec make test"), "{ci}");
+}

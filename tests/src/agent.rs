@@ -1,0 +1,139 @@
+//! The built `agent`, as a process.
+//!
+//! Owns finding the binary, its output files and its end. What it says is the test's to read.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{Process, Signal, wait_until};
+
+/// Where the built binary lies: `$AGENT`, else beside this executable or one folder up, as cargo puts them.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("AGENT").filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(path));
+    }
+    let exe = env::current_exe().context("find this executable")?;
+    let beside = exe.ancestors().skip(1).take(2).map(|dir| dir.join("agent")).find(|path| path.is_file());
+    beside.with_context(|| {
+        format!("no agent beside {}: run `cargo build -p agent`, or set AGENT", exe.display())
+    })
+}
+
+/// A running agent with its output in files. Dropping it kills it.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+/// What a run that ended by itself left.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code, or the signal that ended it.
+    pub status: ExitStatus,
+    /// Everything on standard output.
+    pub stdout: String,
+    /// Everything on standard error.
+    pub stderr: String,
+}
+
+impl Agent {
+    /// Starts `agent ARGS…` with its output below `dir` as `agent.stdout` and `agent.stderr`, which are appended to.
+    ///
+    /// OTEL_* and ETCDCTL_* variables of whoever runs the test are removed; `variables` are what the agent gets.
+    pub fn start<A: AsRef<OsStr>>(dir: &Path, args: &[A], variables: &[(&str, &str)]) -> Result<Agent> {
+        let mut command = Command::new(binary()?);
+        let inherited = |name: &OsStr| {
+            let name = name.to_string_lossy();
+            name.starts_with("OTEL_") || name.starts_with("ETCDCTL_")
+        };
+        for (name, _) in env::vars_os().filter(|(name, _)| inherited(name)) {
+            command.env_remove(name);
+        }
+        let (stdout, stderr) = (dir.join("agent.stdout"), dir.join("agent.stderr"));
+        let append = |path: &Path| File::options().create(true).append(true).open(path);
+        command
+            .args(args)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(append(&stdout).with_context(|| format!("open {}", stdout.display()))?)
+            .stderr(append(&stderr)?);
+        Ok(Agent { process: Process::spawn("agent", command)?, stdout, stderr })
+    }
+
+    /// Runs `agent ARGS…` to its end, which must come within `limit`.
+    pub fn run<A: AsRef<OsStr>>(
+        dir: &Path,
+        args: &[A],
+        variables: &[(&str, &str)],
+        limit: Duration,
+    ) -> Result<Finished> {
+        let agent = Agent::start(dir, args, variables)?;
+        let status = agent.process.wait(limit).with_context(|| format!("agent wrote: {}", agent.stderr()))?;
+        Ok(Finished { status, stdout: agent.stdout(), stderr: agent.stderr() })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Standard output so far.
+    pub fn stdout(&self) -> String {
+        read(&self.stdout)
+    }
+
+    /// Standard error so far.
+    pub fn stderr(&self) -> String {
+        read(&self.stderr)
+    }
+
+    /// Waits until `text` is in its standard error; fails at once when it has exited without.
+    pub fn wait_for_line(&self, text: &str, limit: Duration) -> Result<()> {
+        let said = wait_until(&format!("the agent to say {text:?}"), limit, || {
+            let exited = self.process.exit_status()?;
+            if self.stderr().contains(text) {
+                return Ok(Some(Ok(())));
+            }
+            Ok(exited.map(|status| Err(anyhow::anyhow!("the agent ended with {status}"))))
+        });
+        said.and_then(|said| said).with_context(|| format!("agent wrote: {}", self.stderr()))
+    }
+
+    /// `None` while it runs.
+    pub fn exit_status(&self) -> Result<Option<ExitStatus>> {
+        self.process.exit_status()
+    }
+
+    /// SIGKILL, as the kernel's out-of-memory killer does.
+    pub fn kill(&self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Any signal: SIGSTOP for a frozen agent, SIGHUP for a reload.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// SIGTERM; an exit code other than 0 is an error that quotes what it wrote.
+    pub fn stop(&self, limit: Duration) -> Result<()> {
+        let status = self.process.stop(limit)?;
+        if !status.success() {
+            bail!("the agent ended with {status}: {}", self.stderr());
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
