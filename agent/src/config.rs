@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use collectors::{host, logs, marks, member, probe, scrape};
+use exporters::otlp::{Endpoint, Signal};
 
 use crate::cli::Source;
 pub(crate) use etcd::Etcd;
@@ -57,6 +58,18 @@ pub(crate) struct Config {
     pub(crate) admin: Admin,
     /// The agent's own log.
     pub(crate) logging: Logging,
+}
+
+impl Config {
+    /// Whether anything leaves the node over OTLP.
+    pub(crate) fn is_shipping(&self) -> bool {
+        Signal::ALL.iter().any(|signal| self.otlp.destination(*signal).endpoint != Endpoint::Nowhere)
+    }
+
+    /// Whether receivers may act.
+    pub(crate) fn verdict_enforced(&self) -> bool {
+        self.engine.verdict.enforce
+    }
 }
 
 /// What loading gave.

@@ -20,7 +20,7 @@ use crate::pipeline::Pipeline;
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// The members to watch: those that were named, and those that are found on this node.
-pub(super) async fn targets(config: &Config) -> Vec<Target> {
+pub(crate) async fn targets(config: &Config) -> Vec<Target> {
     let environment = Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
     let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
     let mut targets = config.etcd.members.clone();
@@ -28,17 +28,24 @@ pub(super) async fn targets(config: &Config) -> Vec<Target> {
         target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
     }
     if config.etcd.discovery {
+        let found = discover::probe_reachable(found).await;
         for line in found.describe() {
             info!("{line}");
         }
-        let reached = discover::probe_reachable(found.candidates).await;
-        for target in found.targets.into_iter().chain(reached) {
+        for target in found.targets {
             if !targets.iter().any(|known| is_same(known, &target)) {
                 targets.push(target);
             }
         }
     }
     targets
+}
+
+/// Where members were looked for, a line each: for whoever found none.
+pub(crate) async fn looked(config: &Config) -> Vec<String> {
+    let environment = Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
+    let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
+    discover::probe_reachable(found).await.describe()
 }
 
 fn is_same(one: &Target, other: &Target) -> bool {
