@@ -250,6 +250,21 @@ fn two_hundred_thousand_series_stay_within_the_limit() {
 }
 
 #[test]
+fn a_large_page_that_changes_all_the_time_is_built_anew_only_now_and_then() {
+    let mut columns = Columns::new(100_000);
+    let first = read(&mut columns, &numbered(0..30_000));
+    let mut built = 0;
+    let mut generation = first.layout.generation;
+    for page in 1..=9 {
+        let reading = read(&mut columns, &numbered(page..30_000 + page));
+        assert_eq!(reading.kept + reading.rejects.count(Reject::TooSoon), 30_000);
+        built += u32::from(reading.layout.generation != generation);
+        generation = reading.layout.generation;
+    }
+    assert_eq!(built, 3);
+}
+
+#[test]
 fn one_histogram_of_a_hundred_thousand_buckets_costs_no_square() {
     let mut page = "# TYPE h histogram\n".to_owned();
     for n in 0..100_000 {
