@@ -80,6 +80,12 @@ fn a_longer_name_is_not_taken_for_the_expected_one() {
     let next = read(&mut columns, "ab 7\na 3\nb 4\n");
     assert_eq!(next.kept, 3);
     assert_eq!((value(&next, "ab", ""), value(&next, "a", ""), value(&next, "b", "")), (7.0, 3.0, 4.0));
+    let digit = read(&mut columns, "ab 7\na5 1\na 3\nb 4\n");
+    assert_eq!(
+        (value(&digit, "a5", ""), value(&digit, "a", "")),
+        (1.0, 3.0),
+        "a5 1 is not a with a timestamp"
+    );
     let spaced = read(&mut columns, "ab  8\na\t5\nb {} 6\n");
     assert_eq!((value(&spaced, "ab", ""), value(&spaced, "a", "")), (8.0, 5.0));
     assert_eq!(spaced.kept, 3, "another spelling of b is b");
