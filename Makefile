@@ -26,4 +26,6 @@ demo: ## watch a real etcd get slow and be rolled back; ETCD_VERSION=3.4, 3.5, 3
 	@ETCD_VERSION="$$(cat .tools/etcd/demo)" $(TARGET)/release/demo
 
 clean-tools: ## remove .tools/
+	@# Go writes its module cache read-only.
+	[ ! -d .tools/build ] || chmod -R u+w .tools/build
 	rm -rf .tools

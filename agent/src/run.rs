@@ -1,11 +1,16 @@
-//! Assembles one run: a list of sources, the engine, a list of sinks.
+//! Assembles one run: the sources, the engine, the sinks, and what is told at start.
 
+mod recorder;
+mod sources;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+use collectors::clock;
 use collectors::target::Target;
-use collectors::{clock, discover, host, logs, marks, member, probe, scrape};
 use model::board::Board;
 use model::inbox::Inbox;
 use model::ledger::Ledger;
@@ -16,22 +21,202 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::admin::{self, Admin};
 use crate::cli::{Ended, Exit, Failure};
 use crate::config::Config;
-use crate::engine_task::{Applied, Decisions, EngineTask, Outlets};
+use crate::engine_task::{Decisions, EngineTask, Outlets};
 use crate::pipeline::{Pipeline, Shared, signal};
-use crate::recording::Writer;
-use crate::{admin, artefacts, state};
+use crate::{artefacts, state};
 
-/// Records between the sources and the engine: seconds of a busy node, see the room in bytes for pages.
+/// Records between the sources and the engine: seconds of a busy node; pages are bounded by the room in bytes.
 const INBOX_RECORDS: usize = 1_024;
-/// KiB between the sources and the engine: some tens of metrics pages of 10 KiB of values each, or a few captures.
+/// KiB between the sources and the engine: some hundred metrics pages as columns, or a few captures.
 const INBOX_KIB: u32 = 16 << 10;
 /// Items between the engine and the OTLP encoder: seconds of everything.
 const OUTBOX_ITEMS: usize = 2_048;
-/// Applied records waiting for the recorder; beyond it the recording says that records are missing.
-const RECORDER_QUEUE: usize = 8_192;
-/// A block of the recording is closed at least this often.
-const RECORDER_FLUSH: Duration = Duration::from_secs(1);
+/// Findings between the engine and the rollback exporter: diffs come minutes apart.
+const DIFFS: usize = 16;
 /// Everything is drained within this time, or said to be lost.
 const GRACE: Duration = Duration::from_secs(10);
+/// What is left of it for sinks once the sources have ended.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What every part of one run is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Base {
+    clock: Clock,
+    node: Arc<Origin>,
+    shared: Shared,
+    inbox: Inbox,
+}
+
+/// The ends of the engine's outlets.
+struct Ends {
+    otlp: Option<mpsc::Receiver<exporters::otlp::Item>>,
+    recorder: Option<mpsc::Receiver<crate::engine_task::Applied>>,
+    captures: mpsc::Receiver<Arc<Record>>,
+    diffs: mpsc::Receiver<Arc<model::finding::Finding>>,
+    requests: mpsc::Receiver<model::request::Request>,
+    decisions: watch::Receiver<Decisions>,
+    board: watch::Receiver<Arc<Board>>,
+    marked: watch::Receiver<Option<model::time::Stamp>>,
+}
+
+/// Runs the agent until it is told to stop; with `recording`, writes down what it sees and says.
+pub(crate) async fn run(config: Config, recording: Option<&Path>) -> Ended {
+    let raw = clock::system();
+    let restored = state::restore(&config.state_dir, &raw, config.engine.clone()).map_err(|error| {
+        let text = format!("keep state in {}", config.state_dir.display());
+        Failure::new(Exit::Privilege, anyhow::Error::from(error).context(text))
+    })?;
+    info!(dir = %config.state_dir.display(), "{}", restored.told);
+    let shared = Shared { cancel: CancellationToken::new(), ledger: Ledger::default() };
+    let node = Arc::new(Origin { node: config.node.clone(), ..Origin::default() });
+    let (inbox, records) = Inbox::new(INBOX_RECORDS, INBOX_KIB);
+    let base = Base { clock: restored.clock, node, shared: shared.clone(), inbox };
+    let targets = sources::targets(&config).await;
+    describe(&config, &targets);
+    let shipping = config.otlp.is_shipping();
+    let (outlets, ends) = outlets(shipping, recording.is_some());
+    let writer = recording.map(|path| recorder::create(path, &restored.engine)).transpose()?;
+    let engine =
+        EngineTask::new(restored.engine, outlets, Some(restored.state), Arc::clone(&base.node), shared.ledger.clone());
+    let mut pipeline = Pipeline::new(shared);
+    pipeline.sink("engine", engine.run(records));
+    configure(&base, &config);
+    let (reload, reloads) = mpsc::channel(1);
+    admin_server(&mut pipeline, &base, &config, (ends.board.clone(), reload)).await?;
+    sinks(&mut pipeline, &base, &config, (ends, writer), &targets)?;
+    sources::spawn(&mut pipeline, &base, &config, &targets, reloads);
+    // From here on the sources alone keep the engine alive.
+    drop(base);
+    pipeline.run(signal(), GRACE).await?;
+    Ok(Exit::Ok)
+}
+
+/// The first record: what the engine is to believe from here on.
+fn configure(base: &Base, config: &Config) {
+    let Ok(json) = serde_json::to_string(&config.engine) else { return };
+    if let Ok(place) = base.inbox.reserve(json.len()) {
+        place.send(Record { at: base.clock.now(), origin: Arc::clone(&base.node), fact: Fact::Config(json) });
+    }
+}
+
+fn outlets(shipping: bool, recording: bool) -> (Outlets, Ends) {
+    let (otlp, otlp_end) = shipping.then(|| mpsc::channel(OUTBOX_ITEMS)).unzip();
+    let (recorder, recorder_end) = recording.then(|| mpsc::channel(recorder::QUEUE)).unzip();
+    let (captures, captures_end) = mpsc::channel(artefacts::QUEUE);
+    let (diffs, diffs_end) = mpsc::channel(DIFFS);
+    // One slot: a second request while one waits is refused, not queued behind a capture of ten seconds.
+    let (requests, requests_end) = mpsc::channel(1);
+    let (decisions, decisions_end) = watch::channel(Arc::new(BTreeMap::new()));
+    let (board, board_end) = watch::channel(Arc::new(Board::default()));
+    let (marked, marked_end) = watch::channel(None);
+    let outlets = Outlets { otlp, recorder, captures, diffs, requests, decisions, board, marked };
+    let ends = Ends {
+        otlp: otlp_end,
+        recorder: recorder_end,
+        captures: captures_end,
+        diffs: diffs_end,
+        requests: requests_end,
+        decisions: decisions_end,
+        board: board_end,
+        marked: marked_end,
+    };
+    (outlets, ends)
+}
+
+async fn admin_server(
+    pipeline: &mut Pipeline,
+    base: &Base,
+    config: &Config,
+    (board, reload): (watch::Receiver<Arc<Board>>, mpsc::Sender<()>),
+) -> Result<(), Failure> {
+    let bound = Admin::bind(
+        admin::Config {
+            tcp: Some(config.admin.listen),
+            allow_remote: config.admin.exposed,
+            unix: Some(config.admin.socket.clone()),
+            hosts: Vec::new(),
+            profiling: config.admin.self_profile,
+        },
+        admin::Wires {
+            board,
+            ledger: base.shared.ledger.clone(),
+            inbox: base.inbox.downgrade(),
+            clock: base.clock.clone(),
+            origin: Arc::clone(&base.node),
+            reload,
+        },
+    );
+    let admin = bound.await.context("open the admin ports")?;
+    if let Some(address) = admin.tcp_address() {
+        info!(%address, socket = %config.admin.socket.display(), "admin");
+    }
+    pipeline.source("admin", admin.serve(base.shared.cancel.clone()));
+    Ok(())
+}
+
+fn sinks(
+    pipeline: &mut Pipeline,
+    base: &Base,
+    config: &Config,
+    (ends, writer): (Ends, Option<crate::recording::Writer>),
+    targets: &[Target],
+) -> Result<(), Failure> {
+    let ledger = &base.shared.ledger;
+    if let Some(items) = ends.otlp {
+        let exporter = exporters::otlp::Exporter::new(&config.otlp, base.clock.clone(), ledger.clone())
+            .context("set up OTLP")
+            .map_err(|error| Failure::new(Exit::Config, error))?;
+        pipeline.sink("otlp", exporter.run(items, DRAIN));
+    }
+    if let (Some(applied), Some(writer)) = (ends.recorder, writer) {
+        pipeline.sink("recorder", recorder::run(writer, applied, ledger.clone()));
+    }
+    let rollback =
+        exporters::rollback::Rollback::new(config.rollback.clone(), base.clock.clone(), ledger.clone())
+            .context("set up rollback signals")
+            .map_err(|error| Failure::new(Exit::Config, error))?;
+    let wires = exporters::rollback::Wires {
+        decisions: ends.decisions,
+        findings: ends.diffs,
+        inbox: base.inbox.downgrade(),
+        origin: Arc::clone(&base.node),
+        drain: DRAIN,
+    };
+    pipeline.sink("rollback", rollback.run(wires));
+    pipeline.sink("artefacts", artefacts::run(config.profiling.dir.clone(), ends.captures, ledger.clone()));
+    let capturer = sources::capturer(base, config, targets);
+    let inbox = base.inbox.clone();
+    let cancel = base.shared.cancel.clone();
+    pipeline.source("profiler", capturer.run(ends.requests, ends.marked, inbox, cancel));
+    Ok(())
+}
+
+/// What was found, what is sent to whom, what may not be done: said once, at start.
+fn describe(config: &Config, targets: &[Target]) {
+    for target in targets {
+        let probed = target.client_url.is_some() && (target.local || config.etcd.remote);
+        info!(
+            member = %target.name, client = target.client_url, metrics = target.metrics_url, pprof = target.pprof_url,
+            log = target.log_file.as_ref().map(|path| path.display().to_string()), probed, "watching"
+        );
+    }
+    if targets.is_empty() {
+        info!("no etcd member here: the agent stays up, watches the node and looks again");
+    }
+    info!(
+        scrape = ?config.scrape.interval, reads_hz = config.probe.linearizable_read_hz + config.probe.serializable_read_hz,
+        writes = config.probe.writes.is_some(), "sent to each member"
+    );
+    if !config.verdict_enforced() {
+        info!("dry run: decisions are shown and logged, receivers are not told");
+    }
+    if !config.otlp.is_shipping() {
+        info!("no OTLP endpoint: nothing leaves this node");
+    }
+    if config.rollback.receivers.is_empty() && config.verdict_enforced() {
+        warn!("verdict.enforce is on and rollback has no receivers: nobody would be told");
+    }
+}

@@ -24,7 +24,7 @@ say 'bans, licences, sources'
 
 # The database lies on GitHub. Where that is out of reach the rest still counts; that nothing was checked is said aloud.
 say advisories
-if timeout 60 .tools/bin/cargo-deny --log-level error --locked fetch db; then
+if GIT_TERMINAL_PROMPT=0 timeout 60 .tools/bin/cargo-deny --log-level error --locked fetch db; then
     .tools/bin/cargo-deny --log-level error --locked check --disable-fetch advisories
 else
     say 'NOT CHECKED: the advisory database could not be fetched; whether a dependency has a known hole is unknown'

@@ -1,9 +1,10 @@
 //! The stand-ins for backends do what they are told: a story that trusts them must be able to.
 
-use std::{io::Write, net::SocketAddr, time::Duration};
+use std::{env, fs, io::Write, process, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use harness::{
+    certs::{Certs, ClientAuth},
     http::{Answer, Peer},
     sink::{Counts, Reply, Sink},
     webhook::{self, Webhook},
@@ -25,7 +26,11 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
 use prost::Message;
-use tonic::{Code, codec::CompressionEncoding, transport::Channel};
+use tonic::{
+    Code,
+    codec::CompressionEncoding,
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+};
 
 /// For an answer from the same host.
 const SOON: Duration = Duration::from_secs(10);
@@ -78,10 +83,6 @@ async fn export_all_by_grpc(sink: &Sink, encoding: CompressionEncoding) -> Resul
     Ok(())
 }
 
-fn http_address(sink: &Sink) -> Result<SocketAddr> {
-    sink.http_endpoint().strip_prefix("http://").context("no http")?.parse().context("no address")
-}
-
 fn export_metrics_by_http(sink: &Sink, encoding: &str) -> Result<Answer> {
     let plain = metrics().encode_to_vec();
     let body = match encoding {
@@ -94,7 +95,7 @@ fn export_metrics_by_http(sink: &Sink, encoding: &str) -> Result<Answer> {
         _ => plain,
     };
     let headers = [("Content-Type", "application/x-protobuf"), ("Content-Encoding", encoding)];
-    Peer::from(http_address(sink)?).post("/v1/metrics", &headers, &body, SOON)
+    Peer::from(sink.http_address()).post("/v1/metrics", &headers, &body, SOON)
 }
 
 #[tokio::test]
@@ -119,7 +120,7 @@ fn every_signal_arrives_by_http() {
     ];
     for (path, body) in paths {
         let headers = [("Content-Type", "application/x-protobuf")];
-        let answer = Peer::from(http_address(&sink).unwrap()).post(path, &headers, &body, SOON).unwrap();
+        let answer = Peer::from(sink.http_address()).post(path, &headers, &body, SOON).unwrap();
         assert_eq!(answer.status, 200, "{path}");
     }
     assert_eq!(sink.total(), ONE_OF_EACH);
@@ -199,9 +200,10 @@ fn a_sink_that_is_down_comes_back_on_the_same_port() {
 fn a_webhook_remembers_refused_requests_too() {
     let hook = Webhook::start().unwrap();
     hook.queue([webhook::Reply::Status(503), webhook::Reply::RetryAfter(429, 7)]);
-    let address: SocketAddr = hook.url()["http://".len()..].trim_end_matches("/hook").parse().unwrap();
     let answers: Vec<Answer> = (0..3)
-        .map(|n| Peer::from(address).post("/hook?x=1", &[("webhook-id", "a")], &[b'0' + n], SOON).unwrap())
+        .map(|n| {
+            Peer::from(hook.address()).post("/hook?x=1", &[("webhook-id", "a")], &[b'0' + n], SOON).unwrap()
+        })
         .collect();
     assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [503, 429, 204]);
     assert_eq!(answers[1].header("Retry-After"), "7");
@@ -210,4 +212,28 @@ fn a_webhook_remembers_refused_requests_too() {
         (second.path.as_str(), second.header("webhook-id"), &second.body[..]),
         ("/hook?x=1", "a", &b"1"[..])
     );
+}
+
+#[tokio::test]
+async fn tls_lets_in_who_may_come() {
+    let dir = env::temp_dir().join(format!("backburn-tls-{}", process::id()));
+    let certs = Certs::generate(&dir).unwrap();
+    let trusting =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(fs::read(&certs.cacert).unwrap()));
+    let own = Identity::from_pem(fs::read(&certs.cert).unwrap(), fs::read(&certs.key).unwrap());
+    let known = trusting.clone().identity(own);
+    let export = async |auth, tls| {
+        let sink = Sink::start_with_tls(&certs, auth)?;
+        let channel = Channel::from_shared(sink.grpc_endpoint())?.tls_config(tls)?.connect().await?;
+        Ok::<_, anyhow::Error>(LogsServiceClient::new(channel).export(logs()).await?.into_inner())
+    };
+    export(ClientAuth::None, trusting.clone()).await.unwrap();
+    export(ClientAuth::Required, known).await.unwrap();
+    export(ClientAuth::Required, trusting).await.unwrap_err();
+    export(ClientAuth::None, ClientTlsConfig::new()).await.unwrap_err();
+
+    let hook = Webhook::start_with_tls(&certs, ClientAuth::Required).unwrap();
+    let peer = Peer::with_tls(hook.address(), &certs).unwrap();
+    assert_eq!(peer.post_json("/hook", "{}", SOON).unwrap().status, 204);
+    fs::remove_dir_all(dir).unwrap();
 }

@@ -4,7 +4,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -52,18 +52,22 @@ impl Agent {
     /// OTEL_* and ETCDCTL_* variables of whoever runs the test are removed; `variables` are what the agent gets.
     pub fn start<A: AsRef<OsStr>>(dir: &Path, args: &[A], variables: &[(&str, &str)]) -> Result<Agent> {
         let mut command = Command::new(binary()?);
+        command.args(args).envs(variables.iter().copied());
+        Agent::spawn(dir, command)
+    }
+
+    fn spawn(dir: &Path, mut command: Command) -> Result<Agent> {
         let inherited = |name: &OsStr| {
             let name = name.to_string_lossy();
             name.starts_with("OTEL_") || name.starts_with("ETCDCTL_")
         };
-        for (name, _) in env::vars_os().filter(|(name, _)| inherited(name)) {
+        let given: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+        for (name, _) in env::vars_os().filter(|(name, _)| inherited(name) && !given.contains(name)) {
             command.env_remove(name);
         }
         let (stdout, stderr) = (dir.join("agent.stdout"), dir.join("agent.stderr"));
         let append = |path: &Path| File::options().create(true).append(true).open(path);
         command
-            .args(args)
-            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(append(&stdout).with_context(|| format!("open {}", stdout.display()))?)
             .stderr(append(&stderr)?);
@@ -136,4 +140,50 @@ impl Agent {
 
 fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, path::PathBuf, process, process::Command, time::Duration};
+
+    use super::Agent;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A shell script in the agent's place: the harness must be right whatever the agent does.
+    fn pretend(name: &str, script: &str) -> (PathBuf, Agent) {
+        let dir = env::temp_dir().join(format!("backburn-{name}-{}", process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).env("OTEL_SERVICE_NAME", "given");
+        let agent = Agent::spawn(&dir, command).unwrap();
+        (dir, agent)
+    }
+
+    #[test]
+    fn output_is_kept_and_sigterm_ends_it() {
+        let script = r#"trap 'echo bye; exit 0' TERM; echo "ready $OTEL_SERVICE_NAME" >&2; while :; do sleep 0.02; done"#;
+        let (dir, agent) = pretend("stops", script);
+        agent.wait_for_line("ready given", SOON).unwrap();
+        agent.stop(SOON).unwrap();
+        assert_eq!((agent.stdout().as_str(), agent.stderr().as_str()), ("bye\n", "ready given\n"));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn an_agent_that_fails_is_quoted() {
+        let (dir, agent) = pretend("fails", "echo 'failed to start: no config' >&2; exit 78");
+        let error = format!("{:#}", agent.wait_for_line("ready", SOON).unwrap_err());
+        assert!(error.contains("exit status: 78") && error.contains("no config"), "{error}");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn one_that_ignores_sigterm_is_killed_and_that_is_an_error() {
+        let (dir, agent) = pretend("ignores", "trap '' TERM; echo ready >&2; while :; do sleep 0.02; done");
+        agent.wait_for_line("ready", SOON).unwrap();
+        agent.stop(Duration::from_millis(100)).unwrap_err();
+        assert!(agent.exit_status().unwrap().is_some());
+        fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -5,12 +5,28 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+
+/// Whether a server asks its clients who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Anybody may come.
+    None,
+    /// Only with a certificate of the authority.
+    Required,
+}
 
 /// PEM files, named as etcdctl's flags name them.
 #[derive(Clone, Debug)]
@@ -50,6 +66,45 @@ impl Certs {
         issue(&client, &authority, &certs.cert, &certs.key)?;
         Ok(certs)
     }
+
+    /// For a client that trusts the authority and shows the client certificate where asked.
+    pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>> {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(chain(&self.cert)?, PrivateKeyDer::from_pem_file(&self.key)?)?;
+        Ok(Arc::new(config))
+    }
+
+    /// For a server of HTTP/1.1 and HTTP/2.
+    pub(crate) fn server_config(&self, auth: ClientAuth) -> Result<Arc<ServerConfig>> {
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let builder = match auth {
+            ClientAuth::None => builder.with_no_client_auth(),
+            ClientAuth::Required => builder.with_client_cert_verifier(
+                WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider()).build()?,
+            ),
+        };
+        let key = PrivateKeyDer::from_pem_file(&self.server_key)?;
+        let mut config = builder.with_single_cert(chain(&self.server_cert)?, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    fn roots(&self) -> Result<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.cacert)?)?;
+        Ok(roots)
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    Ok(vec![CertificateDer::from_pem_file(cert)?])
 }
 
 fn params(name: &str, usage: Option<ExtendedKeyUsagePurpose>) -> Result<CertificateParams> {

@@ -10,10 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::certs::Certs;
 
@@ -58,14 +55,7 @@ impl From<SocketAddr> for Peer {
 impl Peer {
     /// Over TLS, with the client certificate of `certs`.
     pub fn with_tls(address: SocketAddr, certs: &Certs) -> Result<Peer> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&certs.cacert)?)?;
-        let chain = vec![CertificateDer::from_pem_file(&certs.cert)?];
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&certs.key)?)?;
-        Ok(Peer { address, tls: Some(Arc::new(config)) })
+        Ok(Peer { address, tls: Some(certs.client_config()?) })
     }
 
     /// GETs a path; `limit` counts for connecting and for each read.

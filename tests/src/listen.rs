@@ -23,7 +23,13 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
 };
-use tokio::{sync::oneshot, task::JoinSet};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 
 /// Largest request body that is read, as sent: what a Collector takes over gRPC is 4 MiB.
@@ -53,7 +59,7 @@ impl fmt::Debug for Listener {
 
 impl Listener {
     /// Port 0 takes any free one.
-    pub(crate) fn start(port: u16, handler: Handler) -> Result<Listener> {
+    pub(crate) fn start(port: u16, tls: Option<Arc<ServerConfig>>, handler: Handler) -> Result<Listener> {
         let bound =
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("listen on {port}"))?;
         bound.set_nonblocking(true)?;
@@ -64,7 +70,7 @@ impl Listener {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
-                    _ = serve(bound, handler) => {}
+                    _ = serve(bound, tls, handler) => {}
                 }
             });
             // Whoever never gets an answer is cut off here.
@@ -88,7 +94,7 @@ impl Drop for Listener {
     }
 }
 
-async fn serve(listener: TcpListener, handler: Handler) -> io::Result<()> {
+async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>, handler: Handler) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut connections = JoinSet::new();
     loop {
@@ -100,16 +106,28 @@ async fn serve(listener: TcpListener, handler: Handler) -> io::Result<()> {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let handler = Arc::clone(&handler);
+        let (handler, tls) = (Arc::clone(&handler), tls.clone());
         connections.spawn(async move {
-            let service = service_fn(move |request| {
-                let answer = handler(request);
-                async move { Ok::<_, std::convert::Infallible>(answer.await) }
-            });
-            // Clients that break off are part of the stories told here.
-            Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await.ok();
+            match tls {
+                None => speak(stream, handler).await,
+                // A client without the right certificate is part of the stories told here.
+                Some(config) => {
+                    if let Ok(stream) = TlsAcceptor::from(config).accept(stream).await {
+                        speak(stream, handler).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, handler: Handler) {
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    // One that breaks off is, too.
+    Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await.ok();
 }
 
 /// Reads a whole body; `None` where it breaks off or is larger than [`BODY_BYTES_MAX`].

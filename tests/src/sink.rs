@@ -10,9 +10,11 @@ use std::{
 };
 
 use anyhow::Result;
+use rustls::ServerConfig;
 use tonic::Code;
 
 use crate::{
+    certs::{Certs, ClientAuth},
     listen::{Handler, Listener, Script},
     process::wait_until,
 };
@@ -63,6 +65,7 @@ pub enum Reply {
 pub struct Sink {
     shared: Arc<Shared>,
     addresses: [SocketAddr; 2],
+    tls: Option<Arc<ServerConfig>>,
     listeners: Option<[Listener; 2]>,
 }
 
@@ -85,23 +88,42 @@ impl Sink {
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     pub fn start() -> Result<Sink> {
+        Sink::with(None)
+    }
+
+    /// The same over TLS with the server certificate of `certs`.
+    pub fn start_with_tls(certs: &Certs, auth: ClientAuth) -> Result<Sink> {
+        Sink::with(Some(certs.server_config(auth)?))
+    }
+
+    fn with(tls: Option<Arc<ServerConfig>>) -> Result<Sink> {
         let shared = Arc::new(Shared { script: Script::new(Reply::Accept), arrived: Mutex::default() });
-        let listeners = [Listener::start(0, handler(&shared))?, Listener::start(0, handler(&shared))?];
-        let [grpc, http] = &listeners;
-        let addresses = [grpc.address(), http.address()];
-        Ok(Sink { shared, addresses, listeners: Some(listeners) })
+        let start = || Listener::start(0, tls.clone(), handler(&shared));
+        let listeners = [start()?, start()?];
+        let addresses = listeners.each_ref().map(Listener::address);
+        Ok(Sink { shared, addresses, tls, listeners: Some(listeners) })
     }
 
     /// For `OTEL_EXPORTER_OTLP_PROTOCOL=grpc`.
     pub fn grpc_endpoint(&self) -> String {
         let [grpc, _] = self.addresses;
-        format!("http://{grpc}")
+        format!("{}://{grpc}", self.scheme())
     }
 
     /// For `http/protobuf`: the base, to which clients add `/v1/metrics` and so on.
     pub fn http_endpoint(&self) -> String {
         let [_, http] = self.addresses;
-        format!("http://{http}")
+        format!("{}://{http}", self.scheme())
+    }
+
+    /// Address of [`Sink::http_endpoint`].
+    pub fn http_address(&self) -> SocketAddr {
+        let [_, http] = self.addresses;
+        http
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// What is answered from now on, once the queue is empty.
@@ -122,8 +144,10 @@ impl Sink {
     /// Listens again on the same ports.
     pub fn up(&mut self) -> Result<()> {
         if self.listeners.is_none() {
-            let [grpc, http] =
-                self.addresses.map(|address| Listener::start(address.port(), handler(&self.shared)));
+            let start = |address: SocketAddr| {
+                Listener::start(address.port(), self.tls.clone(), handler(&self.shared))
+            };
+            let [grpc, http] = self.addresses.map(start);
             self.listeners = Some([grpc?, http?]);
         }
         Ok(())

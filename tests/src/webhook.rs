@@ -12,9 +12,11 @@ use anyhow::Result;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
+use rustls::ServerConfig;
 use tonic::body::Body;
 
 use crate::{
+    certs::{Certs, ClientAuth},
     listen::{self, Handler, Listener, Script},
     process::wait_until,
 };
@@ -64,6 +66,7 @@ impl Received {
 pub struct Webhook {
     shared: Arc<Shared>,
     address: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
     listener: Option<Listener>,
 }
 
@@ -76,14 +79,29 @@ struct Shared {
 impl Webhook {
     /// Listens on a free loopback port and answers 204 until told otherwise.
     pub fn start() -> Result<Webhook> {
-        let shared = Arc::new(Shared { script: Script::new(Reply::Status(204)), received: Mutex::default() });
-        let listener = Listener::start(0, handler(&shared))?;
-        Ok(Webhook { shared, address: listener.address(), listener: Some(listener) })
+        Webhook::with(None)
     }
 
-    /// Any path below it arrives here.
+    /// The same over TLS with the server certificate of `certs`.
+    pub fn start_with_tls(certs: &Certs, auth: ClientAuth) -> Result<Webhook> {
+        Webhook::with(Some(certs.server_config(auth)?))
+    }
+
+    fn with(tls: Option<Arc<ServerConfig>>) -> Result<Webhook> {
+        let shared = Arc::new(Shared { script: Script::new(Reply::Status(204)), received: Mutex::default() });
+        let listener = Listener::start(0, tls.clone(), handler(&shared))?;
+        Ok(Webhook { shared, address: listener.address(), tls, listener: Some(listener) })
+    }
+
+    /// Any path of this server arrives here.
     pub fn url(&self) -> String {
-        format!("http://{}/hook", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/hook", self.address)
+    }
+
+    /// Address of [`Webhook::url`].
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What is answered from now on, once the queue is empty.
@@ -104,7 +122,8 @@ impl Webhook {
     /// Listens again on the same port.
     pub fn up(&mut self) -> Result<()> {
         if self.listener.is_none() {
-            self.listener = Some(Listener::start(self.address.port(), handler(&self.shared))?);
+            self.listener =
+                Some(Listener::start(self.address.port(), self.tls.clone(), handler(&self.shared))?);
         }
         Ok(())
     }

@@ -420,3 +420,186 @@ fn push<T>(queue: &mut VecDeque<T>, item: T) {
     }
     queue.push_back(item);
 }
+
+#[cfg(test)]
+mod tests {
+    use model::mark::MarkKind;
+    use model::probe::{ProbeKind, ProbeOutcome};
+    use model::record::Record;
+    use model::scrape::{Scrape, ScrapeOutcome};
+
+    use super::Excuses;
+    use crate::story::{MEMBERS, Page, mark, probe, record, stamp};
+
+    fn after(records: &[Record]) -> Excuses {
+        let mut excuses = Excuses::default();
+        // All members are known, and healthy, from the beginning.
+        for member in MEMBERS {
+            excuses.observe(&probe(1.0, member, ProbeKind::Status, (1.0, ProbeOutcome::Ok)));
+        }
+        for record in records {
+            excuses.observe(record);
+        }
+        excuses
+    }
+
+    fn read(at: f64, member: &str, outcome: ProbeOutcome) -> Record {
+        probe(at, member, ProbeKind::LinearizableRead, (2.0, outcome))
+    }
+
+    /// Whether events of m2 at `at` are excused, and with which words.
+    fn check(records: &[Record], at: f64, expected: Option<&str>) {
+        let found = after(records).excuse("m2", stamp(at));
+        match (&found, expected) {
+            (None, None) => {}
+            (Some(found), Some(words)) => assert!(found.contains(words), "{found:?} lacks {words:?}"),
+            _ => panic!("at {at}: {found:?}, expected {expected:?}"),
+        }
+    }
+
+    fn refused_then_ok(from: f64, to: f64) -> Vec<Record> {
+        vec![read(from, "m2", ProbeOutcome::Refused), read(to, "m2", ProbeOutcome::Ok)]
+    }
+
+    #[test]
+    fn a_gap_is_judged_by_its_length_and_its_end() {
+        check(&refused_then_ok(100.0, 112.0), 105.0, Some("restart of m2, back after 12.0 s"));
+        check(&refused_then_ok(100.0, 112.0), 99.0, Some("restart"));
+        check(&refused_then_ok(100.0, 112.0), 115.0, Some("restart"));
+        check(&refused_then_ok(100.0, 112.0), 90.0, None);
+        check(&refused_then_ok(100.0, 112.0), 130.0, None);
+        check(&refused_then_ok(100.0, 131.0), 105.0, None);
+    }
+
+    #[test]
+    fn an_absence_is_given_thirty_seconds() {
+        let away = [read(100.0, "m2", ProbeOutcome::Refused), read(110.0, "m2", ProbeOutcome::Refused)];
+        check(&away, 105.0, Some("away for 10.0 s"));
+        let away = [read(100.0, "m2", ProbeOutcome::Refused), read(131.0, "m2", ProbeOutcome::Refused)];
+        check(&away, 105.0, None);
+    }
+
+    #[test]
+    fn a_connection_that_broke_is_no_restart() {
+        let broke = [read(100.0, "m2", ProbeOutcome::LostInFlight), read(101.0, "m2", ProbeOutcome::Ok)];
+        check(&broke, 100.0, None);
+        let slow = [read(100.0, "m2", ProbeOutcome::TimedOut), read(103.0, "m2", ProbeOutcome::Ok)];
+        check(&slow, 100.0, None);
+    }
+
+    #[test]
+    fn a_crash_loop_is_excused_once() {
+        let mut twice = refused_then_ok(100.0, 103.0);
+        twice.extend(refused_then_ok(200.0, 203.0));
+        check(&twice, 101.0, Some("restart"));
+        check(&twice, 201.0, None);
+    }
+
+    #[test]
+    fn without_a_majority_nothing_is_excused() {
+        let mut two = vec![read(100.0, "m1", ProbeOutcome::Refused)];
+        two.extend(refused_then_ok(101.0, 105.0));
+        check(&two, 102.0, None);
+        // The others answer, but have no quorum: linearizable reads fail well after an election's time.
+        let starved = [
+            read(100.0, "m2", ProbeOutcome::Refused),
+            read(108.0, "m1", ProbeOutcome::TimedOut),
+            read(112.0, "m2", ProbeOutcome::Ok),
+        ];
+        check(&starved, 102.0, None);
+    }
+
+    #[test]
+    fn an_announcement_names_a_member_or_covers_any() {
+        for target in ["m2", "host-upgrade"] {
+            let mut planned = vec![mark(95.0, target, "", MarkKind::Planned)];
+            planned.extend(refused_then_ok(100.0, 120.0));
+            check(&planned, 105.0, Some("planned restart of m2"));
+        }
+        let mut other = vec![mark(95.0, "m3", "", MarkKind::Planned)];
+        other.extend(refused_then_ok(100.0, 140.0));
+        check(&other, 105.0, None);
+        check(&[mark(95.0, "m2", "", MarkKind::Planned)], 100.0, Some("planned restart of m2"));
+        check(&[mark(95.0, "shop", "v2", MarkKind::Rollout)], 100.0, None);
+        // Announced or not: what does not come back in time votes.
+        let mut long = vec![mark(95.0, "m2", "", MarkKind::Planned)];
+        long.extend(refused_then_ok(100.0, 140.0));
+        check(&long, 105.0, None);
+    }
+
+    #[test]
+    fn a_start_that_only_counters_show_is_seen() {
+        let mut page = Page { process_start_ns: Some(1_790_000_000_000_000_000), ..Page::default() };
+        let first = page.scrape(99.0, "m2");
+        page.process_start_ns = Some(1_790_000_100_500_000_000);
+        page.restarted = true;
+        check(&[first, page.scrape(101.0, "m2")], 100.0, Some("restart of m2"));
+    }
+
+    #[test]
+    fn elections_after_a_stop_excuse_the_others_for_seconds_only() {
+        let excuses = after(&refused_then_ok(100.0, 112.0));
+        assert!(excuses.excuse("m1", stamp(101.0)).unwrap().contains("election after restart of m2"));
+        assert_eq!(excuses.excuse("m1", stamp(108.0)), None);
+    }
+
+    /// (family, labels, before, after, cause) at m1.
+    fn check_sign(
+        family: &'static str,
+        labels: &[(&'static str, &'static str)],
+        values: (f64, f64),
+        cause: Option<&str>,
+    ) {
+        let page = |value| Page { values: vec![(family, labels.to_vec(), value)], ..Page::default() };
+        let excuses = after(&[page(values.0).scrape(100.0, "m1"), page(values.1).scrape(101.0, "m1")]);
+        assert_eq!(excuses.cause(stamp(100.5)).as_deref(), cause, "{family}");
+        assert_eq!(excuses.cause(stamp(120.0)), None, "{family} long after");
+    }
+
+    #[test]
+    fn pages_give_maintenance_away() {
+        check_sign("etcd_server_leader_changes_seen_total", &[], (1.0, 2.0), Some("leader move"));
+        check_sign("etcd_disk_defrag_inflight", &[], (0.0, 1.0), Some("defragmentation on m1"));
+        check_sign("etcd_mvcc_db_total_size_in_bytes", &[], (1e8, 4e7), Some("defragmentation on m1"));
+        check_sign("etcd_mvcc_db_total_size_in_bytes", &[], (1e8, 1.1e8), None);
+        check_sign(
+            "grpc_server_started_total",
+            &[("grpc_method", "Snapshot")],
+            (0.0, 1.0),
+            Some("snapshot on m1"),
+        );
+        check_sign("grpc_server_started_total", &[("grpc_method", "Range")], (0.0, 1.0), None);
+        check_sign("etcd_debugging_mvcc_compact_revision", &[], (10.0, 900.0), Some("compaction on m1"));
+    }
+
+    #[test]
+    fn a_scrape_that_is_refused_begins_a_gap_and_a_timeout_does_not() {
+        for (reason, expected) in [("refused", Some("away")), ("timeout", None)] {
+            let mut down = Page::default().scrape(100.0, "m2");
+            if let super::Fact::Scrape(Scrape { outcome, .. }) = &mut down.fact {
+                *outcome = ScrapeOutcome::Down { reason: reason.to_owned(), detail: String::new() };
+            }
+            check(
+                &[down, record(105.0, "", super::Fact::Tick(model::record::Tick::default()))],
+                103.0,
+                expected,
+            );
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_whatever_comes() {
+        let mut excuses = Excuses::default();
+        for round in 0..500_u32 {
+            let at = f64::from(round) * 20.0;
+            let member = format!("m{round}");
+            excuses.observe(&read(at, &member, ProbeOutcome::Refused));
+            excuses.observe(&read(at, "m2", ProbeOutcome::Refused));
+            excuses.observe(&read(at + 5.0, "m2", ProbeOutcome::LeaderChanged));
+            excuses.observe(&read(at + 6.0, "m2", ProbeOutcome::Ok));
+            excuses.observe(&mark(at, &member, "", MarkKind::Planned));
+        }
+        assert!(excuses.members.len() <= 64 && excuses.works.len() <= 64 && excuses.planned.len() <= 64);
+        assert!(excuses.members.values().all(|life| life.gaps.len() <= 64));
+    }
+}

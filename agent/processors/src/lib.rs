@@ -9,10 +9,10 @@ pub mod excuse;
 pub mod members;
 pub mod slo;
 pub mod stitch;
-pub mod topology;
-pub mod verdict;
 #[cfg(test)]
 mod story;
+pub mod topology;
+pub mod verdict;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -63,7 +63,7 @@ impl Engine {
         Engine {
             excuses: excuse::Excuses::default(),
             members: members::Members::default(),
-            detect: detect::Detect::new(config.detect.clone()),
+            detect: detect::Detect::new(&config.detect),
             slo: slo::Slo::new(&config.slo),
             stitch: stitch::Stitch::default(),
             topology: topology::Topology::default(),
@@ -148,7 +148,7 @@ impl Engine {
     fn configure(&mut self, json: &str) {
         match serde_json::from_str::<Config>(json) {
             Ok(config) => {
-                self.detect.configure(config.detect.clone());
+                self.detect.configure(&config.detect);
                 self.slo.configure(&config.slo);
                 self.verdict.configure(config.verdict.clone());
                 self.config = config;

@@ -190,7 +190,8 @@ impl Verdict {
             Conclusion::Regression(regression) => self.note_regression(regression, finding),
             Conclusion::CallTree(tree) => self.note_tree(tree, finding.at),
             Conclusion::ProfileDiff(diff) => {
-                if self.captures.contains_key(&diff.request) && diff.kind == model::profile::ProfileKind::Cpu {
+                if self.captures.contains_key(&diff.request) && diff.kind == model::profile::ProfileKind::Cpu
+                {
                     self.profiles.insert(diff.target.clone(), ProfileState::Diff(Box::new(diff.clone())));
                 }
             }
@@ -332,7 +333,12 @@ impl Verdict {
         if !burns.is_empty() || self.voting_regressions().next().is_some() {
             return State::Hold;
         }
-        if judged.probes >= PROBES_ENOUGH { State::Pass } else { State::Unknown }
+        // What has passed stays so until something is wrong: a put-back alone is no reason to know less.
+        if judged.probes >= PROBES_ENOUGH || judged.state == State::Pass {
+            State::Pass
+        } else {
+            State::Unknown
+        }
     }
 
     fn weigh_cluster(&self, _: &Judged) -> State {

@@ -108,6 +108,8 @@ struct Tally {
     /// (caller, callee) to (value, one more than the last sample counted).
     edges: HashMap<(usize, usize), (u64, usize)>,
     total: u64,
+    /// Own value without a function to book it on.
+    other: u64,
     observed: f64,
     /// Σ value² / observed, for Kish's effective n.
     squares: f64,
@@ -126,8 +128,9 @@ impl Tally {
         if observed > 0.0 {
             self.squares += exact * exact / observed;
         }
-        if let Some(row) = path.first().and_then(|leaf| self.rows.get_mut(*leaf)) {
-            row.own = row.own.saturating_add(value);
+        match path.first().and_then(|leaf| self.rows.get_mut(*leaf)) {
+            Some(row) => row.own = row.own.saturating_add(value),
+            None => self.other = self.other.saturating_add(value),
         }
         let mark = at + 1;
         for name in path {
@@ -153,7 +156,7 @@ impl Tally {
         let mut kept: Vec<usize> =
             self.rows.iter().enumerate().filter(|(_, row)| row.seen > 0).map(|(at, _)| at).collect();
         let total = |at: &usize| self.rows.get(*at).map_or(0, |row| row.total);
-        let mut other = 0_u64;
+        let mut other = self.other;
         if kept.len() > FUNCTIONS_MAX {
             kept.sort_by_key(|at| (std::cmp::Reverse(total(at)), *at));
             for at in kept.drain(FUNCTIONS_MAX..) {

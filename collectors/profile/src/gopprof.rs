@@ -63,7 +63,7 @@ impl DecodeError {
 /// What was left out of a profile that could be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rejects {
-    /// Samples that were malformed, without a stack, or referred to nothing.
+    /// Samples that were malformed or referred to nothing.
     pub bad_samples: u64,
     /// Samples with a negative value: a profile of differences, which is not a profile.
     pub negative: u64,
@@ -346,7 +346,9 @@ fn samples(
     Ok(list)
 }
 
-/// Locations to frames, leaf first; `None` when a location is unknown or there is none.
+/// Locations to frames, leaf first; `None` when a location is unknown.
+///
+/// Go lists a goroutine that is about to start without a stack: it counts towards the total all the same.
 fn stack(locations: &[u64], places: &Places<'_>, rejects: &mut Rejects) -> Option<Vec<u32>> {
     let mut frames = Vec::with_capacity(locations.len().min(DEPTH_MAX));
     for id in locations {
@@ -359,7 +361,7 @@ fn stack(locations: &[u64], places: &Places<'_>, rejects: &mut Rejects) -> Optio
             frames.push(frame);
         }
     }
-    (!frames.is_empty()).then_some(frames)
+    Some(frames)
 }
 
 /// Indexes are bounded by the section counts, far below `u32::MAX`.

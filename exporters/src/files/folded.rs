@@ -9,6 +9,9 @@ use super::tree::{NODES_MAX, Tree};
 /// Bytes of one file: two hundred times what etcd needs. What is beyond is summed in one last line.
 const BYTES_MAX: usize = 32 << 20;
 
+/// Samples without a stack: a goroutine that is about to start.
+const NO_STACK: &str = "(no stack)";
+
 /// All stacks, merged, in the order of a walk by name.
 #[must_use]
 pub fn encode(stacks: &Stacks) -> String {
@@ -26,7 +29,8 @@ pub fn encode(stacks: &Stacks) -> String {
         if node.after == 0 {
             continue;
         }
-        let line = format!("{} {}\n", path.join(";"), node.after);
+        let stack = if path.is_empty() { NO_STACK.to_owned() } else { path.join(";") };
+        let line = format!("{stack} {}\n", node.after);
         if text.len() + line.len() > BYTES_MAX {
             beyond = beyond.saturating_add(node.after);
         } else {

@@ -69,9 +69,15 @@ impl Drop for Place {
 fn folded_lines_are_merged_and_plain() {
     let cpu = stacks(
         ProfileKind::Cpu,
-        &[(&["main", "a;b", "c"], 5), (&["main", "a;b", "c"], 2), (&["main", "x\ny"], 1), (&["main"], 4)],
+        &[
+            (&["main", "a;b", "c"], 5),
+            (&["main", "a;b", "c"], 2),
+            (&["main", "x\ny"], 1),
+            (&["main"], 4),
+            (&[], 9),
+        ],
     );
-    assert_eq!(folded::encode(&cpu), "main 4\nmain;a:b;c 7\nmain;x y 1\n");
+    assert_eq!(folded::encode(&cpu), "(no stack) 9\nmain 4\nmain;a:b;c 7\nmain;x y 1\n");
 }
 
 #[test]

@@ -521,3 +521,6 @@ fn as_count(value: f64) -> Option<u64> {
 pub(crate) fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_body_is_split_before_it_exceeds_the_limit_and_repeats_its_envelope() {
-        let mut pack = Pack::new(Signal::Logs, 40);
+        let mut pack = Pack::new(Signal::Logs, 30);
         let mut nest = Nest::new(&mut pack);
         nest.enter(1, b"\x4a\x04head");
         for text in ["one", "two", "three", "four", "five"] {
@@ -229,7 +229,7 @@ mod tests {
         drop(nest);
         pack.cut();
         let done = pack.take_done();
-        assert!(done.iter().all(|payload| payload.bytes.len() <= 40));
+        assert!(done.iter().all(|payload| payload.bytes.len() <= 30));
         assert!(done.len() > 1);
         let all: Vec<_> = done.iter().flat_map(leaves).collect();
         assert_eq!(all, [&b"one"[..], b"two", b"three", b"four", b"five"]);

@@ -41,6 +41,9 @@ use crate::listen;
 /// Largest request after decompression.
 const DECODED_BYTES_MAX: u64 = 64 << 20;
 
+/// Where OTLP/HTTP posts the four signals.
+const PATHS: [&str; 4] = ["/v1/metrics", "/v1/traces", "/v1/logs", "/v1development/profiles"];
+
 const PROTOBUF: &str = "application/x-protobuf";
 
 pub(super) async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> Response<Body> {
@@ -209,6 +212,10 @@ fn unavailable(retry_after: Option<Duration>) -> Status {
 async fn http(shared: Arc<Shared>, request: Request<Incoming>, reply: Reply) -> Response<Body> {
     let (head, body) = request.into_parts();
     let body = listen::read_body(body).await;
+    if !PATHS.contains(&head.uri.path()) {
+        shared.refuse();
+        return listen::answer(404, "text/plain", "no such path");
+    }
     let refuse = |status, message: &str| {
         shared.refuse();
         listen::answer(status, PROTOBUF, rpc_status(Code::Unknown, message, None))
@@ -242,7 +249,7 @@ async fn http(shared: Arc<Shared>, request: Request<Incoming>, reply: Reply) -> 
             shared.take(received(Protocol::Http, head.headers, payload));
             listen::answer(200, PROTOBUF, response)
         }
-        None => refuse(400, "no such path, or not its message"),
+        None => refuse(400, "not the message of this path"),
     }
 }
 

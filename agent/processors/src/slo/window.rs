@@ -64,11 +64,25 @@ struct Ring {
     slots: VecDeque<Slot>,
 }
 
+/// One slot; written as three numbers, since snapshots hold thousands.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(u32, u32, u32)", into = "(u32, u32, u32)")]
 struct Slot {
     index: u32,
     bad: u32,
     total: u32,
+}
+
+impl From<(u32, u32, u32)> for Slot {
+    fn from((index, bad, total): (u32, u32, u32)) -> Slot {
+        Slot { index, bad, total }
+    }
+}
+
+impl From<Slot> for (u32, u32, u32) {
+    fn from(slot: Slot) -> (u32, u32, u32) {
+        (slot.index, slot.bad, slot.total)
+    }
 }
 
 impl Slot {

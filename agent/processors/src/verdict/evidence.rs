@@ -46,8 +46,7 @@ impl Verdict {
         if !links.is_empty() {
             evidence.callers.push(name.to_owned());
         }
-        evidence.trace_ids =
-            links.iter().rev().take(TRACES_MAX).map(|link| link.trace_id.clone()).collect();
+        evidence.trace_ids = links.iter().rev().take(TRACES_MAX).map(|link| link.trace_id.clone()).collect();
         evidence.request_share = burns
             .iter()
             .filter(|burn| burn.total > 0)
@@ -78,7 +77,9 @@ impl Verdict {
                 |back| format!("{name}: recovered since {} was put back for {revision}", back.to),
             ),
             State::Hold => match worst(burns) {
-                Some(burn) => format!("{name}: start no further step, {}{}", told(burn), self.held_by(name, judged)),
+                Some(burn) => {
+                    format!("{name}: start no further step, {}{}", told(burn), self.held_by(name, judged))
+                }
                 None => format!("{name}: start no further step, a regression is open"),
             },
             State::Rollback => {
@@ -122,7 +123,8 @@ impl Verdict {
         let mut excluded = Vec::new();
         if self.harmless.is_none() {
             excluded.push(
-                "leader move, defragmentation, compaction, snapshot, restart: none that explains it".to_owned(),
+                "leader move, defragmentation, compaction, snapshot, restart: none that explains it"
+                    .to_owned(),
             );
         }
         excluded.extend(burns.iter().filter_map(|burn| burn.excused.clone()));

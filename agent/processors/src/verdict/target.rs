@@ -58,7 +58,7 @@ impl Default for Judged {
 impl Judged {
     /// Takes a rollout marker. A put-back of the revision under judgement ends its trial and keeps its epoch, so that
     /// the decision that asked for it can return to `pass`; any other rollout opens a trial of its own.
-    pub fn mark(&mut self, mark: &Mark, at: Stamp) {
+    pub(super) fn mark(&mut self, mark: &Mark, at: Stamp) {
         let undoes = mark.rollback_of.as_ref().is_some_and(|bad| *bad == self.revision);
         let put_back = mark.rollback_of.as_ref().map(|_| PutBack { to: mark.revision.clone(), at });
         if !undoes {
@@ -74,12 +74,12 @@ impl Judged {
     }
 
     /// The marker that may be held responsible: none once a put-back has been marked.
-    pub fn armed(&self) -> Option<Stamp> {
+    pub(super) fn armed(&self) -> Option<Stamp> {
         if self.put_back.is_some() { None } else { self.marked_at }
     }
 
     /// The revision that serves now.
-    pub fn serving(&self) -> String {
+    pub(super) fn serving(&self) -> String {
         self.put_back.as_ref().map_or_else(|| self.revision.clone(), |put_back| put_back.to.clone())
     }
 }

@@ -47,7 +47,12 @@
       ownBefore: raw.diff ? Float64Array.from(raw.own_before) : new Float64Array(n),
     });
     const whole = { after: tree.total[0] || 1, before: tree.totalBefore[0] || 1 };
-    return { ...raw, tree, whole, functions: functionTable(tree, raw.names.length) };
+    // The largest change has the full colour; below five points colours stay pale, however small all changes are.
+    let most = 5;
+    for (let i = 1; raw.diff && i < n; i++) {
+      most = Math.max(most, 100 * Math.abs(tree.total[i] / whole.after - tree.totalBefore[i] / whole.before));
+    }
+    return { ...raw, tree, whole, most, functions: functionTable(tree, raw.names.length) };
   }
 
   // Own and total by function; a function counts once in a stack, however often it recurs there.
@@ -182,9 +187,9 @@
     }
     return colour;
   }
-  // Change of share: one point is faint, ten points are full.
+  // Change of share, in points.
   function changeColour(points) {
-    const strength = Math.min(1, Math.sqrt(Math.abs(points) / 10));
+    const strength = Math.min(1, Math.sqrt(Math.abs(points) / profile().most));
     if (Math.abs(points) < 0.2) return colours.neutral;
     const full = points > 0 ? colours.grew : colours.shrank;
     const mix = colours.base.map((base, i) => Math.round(base + (full[i] - base) * (0.15 + 0.85 * strength)));
@@ -316,7 +321,7 @@
       pen.fillStyle = hatch;
       pen.fillRect(x, y, w - inset, ROW - 1);
     }
-    if (p.diff && tree.totalBefore[i] === 0 && w > 4 && !isRoot) {
+    if (p.diff && tree.totalBefore[i] === 0 && w > 14 && !isRoot) {
       pen.fillStyle = `rgb(${colours.grew.join(' ')})`;
       pen.fillRect(x, y, 3, ROW - 1);
     }
@@ -330,6 +335,12 @@
       pen.fillText(fit(label, w - 10), x + 6, y + ROW / 2);
     }
     pen.globalAlpha = 1;
+    if (tree !== p.tree && i === 0) {
+      // The function that a sandwich is about.
+      pen.strokeStyle = colours.ink;
+      pen.lineWidth = 2;
+      pen.strokeRect(x + 1, y + 1, Math.max(w - 2, 2), ROW - 3);
+    }
     if (tree === p.tree && i === state.focus && document.activeElement === $('mirror')) {
       pen.strokeStyle = colours.accent;
       pen.lineWidth = 2;
@@ -454,7 +465,9 @@
         children.slice(0, MIRROR_SIDE).forEach((child, position) => add(child, position + 1, children.length));
       }
     }
-    $('mirror').replaceChildren(...rows);
+    const head = el('div', { role: 'row', class: 'head' }, el('span', { role: 'columnheader' }, 'Frame'));
+    head.append(...facts(tree, 0).map(([key]) => el('span', { role: 'columnheader' }, key)));
+    $('mirror').replaceChildren(head, ...rows);
     $('mirror').setAttribute('aria-activedescendant', 'frame' + state.focus);
     if (state.view === 'tree') document.getElementById('frame' + state.focus).scrollIntoView({ block: 'nearest' });
   }
@@ -488,7 +501,19 @@
     redraw();
   }
 
+  // In the tree view keys move by row: up and down as listed, left to the caller, right to the heaviest callee.
+  function moveRow(key) {
+    const { tree } = profile();
+    const i = state.focus;
+    if (key === 'ArrowLeft') return tree.parent[i] >= 0 && focus(tree.parent[i]);
+    if (key === 'ArrowRight') return tree.end[i] > i + 1 && focus(childrenOf(tree, i)[0]);
+    const rows = [...$('mirror').querySelectorAll('[role=row][id]')].map((row) => Number(row.id.slice(5)));
+    const next = rows[rows.indexOf(i) + (key === 'ArrowDown' ? 1 : -1)];
+    return next !== undefined && focus(next);
+  }
+
   function move(key) {
+    if (state.view === 'tree') return moveRow(key);
     const { tree } = profile();
     const up = state.direction === 'flame' ? 'ArrowDown' : 'ArrowUp';
     const down = state.direction === 'flame' ? 'ArrowUp' : 'ArrowDown';
@@ -620,7 +645,9 @@
     const change = (row) => 100 * (row.total / p.whole.after - row.totalBefore / p.whole.before);
     const columns = [
       ['Function', (row) => p.names[row.name], ''],
-      ['Own', (row) => row.own, ''], ['Total', (row) => row.total, ''],
+      ['Own', (row) => row.own, ''],
+      ...(p.diff ? [['Own before', (row) => row.ownBefore, '']] : []),
+      ['Total', (row) => row.total, ''],
       ...(p.diff ? [['Total before', (row) => row.totalBefore, ''], ['Change of share', change, 'wide']] : []),
     ];
     const key = state.sort.key || (p.diff && !pick ? 'Change of share' : 'Own');
@@ -642,12 +669,14 @@
       const name = el('button', { title: p.names[row.name] + (p.files[row.name] ? '\n' + p.files[row.name] : '') }, p.names[row.name]);
       name.addEventListener('click', () => openSandwich(row.name));
       const cells = [
-        el('td', {}, name), el('td', {}, share(row.own, p.whole.after)), el('td', {}, share(row.total, p.whole.after)),
+        el('td', {}, name), el('td', {}, share(row.own, p.whole.after)),
+        ...(p.diff ? [el('td', {}, share(row.ownBefore, p.whole.before))] : []),
+        el('td', {}, share(row.total, p.whole.after)),
       ];
       if (p.diff) {
         const bar = el('span', { class: 'bar' });
         bar.style.width = (60 * Math.abs(change(row)) / most).toFixed(1) + 'px';
-        bar.style.background = changeColour(change(row) > 0 ? 10 : -10);
+        bar.style.background = changeColour(change(row) > 0 ? 100 : -100);
         cells.push(el('td', {}, share(row.totalBefore, p.whole.before)));
         cells.push(el('td', {}, signed(change(row)), el('span', { class: 'slot' }, bar)));
       }
@@ -662,6 +691,11 @@
     state.sandwich = sandwich(profile(), name);
     setView('sandwich');
     showDetails(state.sandwich.down, 0);
+    requestAnimationFrame(() => {
+      // The function itself in sight, with some callers above.
+      scroll.scrollTop = state.sandwich.up.deepest * ROW - scroll.clientHeight / 3;
+      redraw();
+    });
   }
 
   // ---- controls ----------------------------------------------------------------------------------------------------
@@ -705,8 +739,8 @@
       return el('span', {}, box, text);
     };
     $('legend').replaceChildren(...(p.diff ? [
-      swatch(changeColour(10), 'grew'), swatch(colours.neutral, 'same'), swatch(changeColour(-10), 'shrank'),
-      swatch(`repeating-linear-gradient(-45deg, ${changeColour(-10)} 0 3px, ${colours.page} 3px 5px)`, 'vanished'),
+      swatch(changeColour(100), 'grew'), swatch(colours.neutral, 'same'), swatch(changeColour(-100), 'shrank'),
+      swatch(`repeating-linear-gradient(-45deg, ${changeColour(-100)} 0 3px, ${colours.page} 3px 5px)`, 'vanished'),
     ] : []));
     $('widths').hidden = !p.diff;
   }
@@ -762,10 +796,10 @@
   readColours();
   makeHatch();
   if (profiles.length) {
+    showDetails(profile().tree, 0);
     fromAddress();
     summary();
     refresh();
-    showDetails(profile().tree, 0);
     requestAnimationFrame(() => { if (state.direction === 'flame') scroll.scrollTop = scroll.scrollHeight; });
   } else {
     $('summary').textContent = 'No profile was captured.';

@@ -1,0 +1,164 @@
+//! The sources of one run: which members, and one collector each for what may be asked of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use collectors::discover::{self, Environment};
+use collectors::target::Target;
+use collectors::{clock, host, logs, marks, member, probe, scrape, tls};
+use profile::capture::{Capturer, ProfileTarget};
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use super::Base;
+use crate::config::Config;
+use crate::pipeline::Pipeline;
+
+/// How often the processes of the members are looked for again: a restarted member has another pid.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// The members to watch: those that were named, and those that are found on this node.
+pub(super) async fn targets(config: &Config) -> Vec<Target> {
+    let environment = Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
+    let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
+    let mut targets = config.etcd.members.clone();
+    for target in &mut targets {
+        target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
+    }
+    if config.etcd.discovery {
+        for line in found.describe() {
+            info!("{line}");
+        }
+        let reached = discover::probe_reachable(found.candidates).await;
+        for target in found.targets.into_iter().chain(reached) {
+            if !targets.iter().any(|known| is_same(known, &target)) {
+                targets.push(target);
+            }
+        }
+    }
+    targets
+}
+
+fn is_same(one: &Target, other: &Target) -> bool {
+    one.name == other.name || (one.client_url.is_some() && one.client_url == other.client_url)
+}
+
+/// Starts everything that sees.
+pub(super) fn spawn(
+    pipeline: &mut Pipeline,
+    base: &Base,
+    config: &Config,
+    targets: &[Target],
+    reloads: mpsc::Receiver<()>,
+) {
+    let cancel = || base.shared.cancel.clone();
+    let ledger = || base.shared.ledger.clone();
+    pipeline.source(
+        "clock",
+        clock::run(base.clock.clone(), Arc::clone(&base.node), base.inbox.clone(), cancel(), ledger()),
+    );
+    let puts = probe::PutClock::default();
+    for target in targets {
+        members(pipeline, base, config, (target, &puts));
+    }
+    let (watched, watched_end) = watch::channel(pids(targets));
+    let host = host::Host::new(PathBuf::from("/"), config.host.clone(), watched_end, (base.clock.clone(), ledger()));
+    pipeline.source("host", host.run(Arc::clone(&base.node), base.inbox.clone(), cancel()));
+    pipeline.source("members", follow_pids(watched, targets.to_vec(), config.clone(), (cancel(), reloads)));
+    let files: Vec<_> = targets
+        .iter()
+        .filter_map(|target| Some((target.log_file.clone()?, target.identity.clone())))
+        .collect();
+    let follower = logs::Follower::new(config.logs.clone(), &base.node, files, (base.clock.clone(), ledger()));
+    pipeline.source("logs", follower.run(base.inbox.clone(), cancel()));
+    let mut marks = config.marks.clone();
+    marks.watched.extend(targets.iter().filter_map(marks::Watched::member));
+    let watch = marks::Watch::new(marks, base.clock.clone(), ledger());
+    pipeline.source("marks", watch.run(Arc::clone(&base.node), base.inbox.clone(), cancel()));
+}
+
+fn members(pipeline: &mut Pipeline, base: &Base, config: &Config, (target, puts): (&Target, &probe::PutClock)) {
+    let cancel = || base.shared.cancel.clone();
+    let ledger = || base.shared.ledger.clone();
+    if target.metrics_url.is_some() {
+        match scrape::Scraper::new(target, config.scrape.clone(), base.clock.clone(), ledger()) {
+            Ok(scraper) => pipeline.source("scrape", scraper.run(base.inbox.clone(), cancel())),
+            Err(error) => warn!(member = %target.name, %error, "not scraped"),
+        }
+    }
+    if target.client_url.is_some() {
+        let watch = member::MemberWatch::new(target, config.member.clone(), base.clock.clone(), ledger());
+        pipeline.source("member", watch.run(base.inbox.clone(), cancel()));
+    }
+    if target.client_url.is_some() && (target.local || config.etcd.remote) {
+        let prober = probe::Prober::new(target, config.probe.clone(), base.clock.clone(), ledger());
+        pipeline.source("probe", prober.sharing(puts.clone()).run(base.inbox.clone(), cancel()));
+    }
+}
+
+/// The profiler of all members that may have an endpoint; it also answers for those that have none.
+pub(super) fn capturer(base: &Base, config: &Config, targets: &[Target]) -> Capturer {
+    let targets = targets.iter().filter(|_| config.profiling.enabled).filter_map(profiled).collect();
+    Capturer::new(targets, config.profiling.capture.clone(), base.clock.clone(), base.shared.ledger.clone())
+}
+
+fn profiled(target: &Target) -> Option<ProfileTarget> {
+    let base_url = target.pprof_url.clone()?;
+    let tls = base_url.starts_with("https://").then(|| tls::client_config(&target.tls)).transpose();
+    let client = tls.map_err(|error| error.to_string()).and_then(|tls| {
+        profile::fetch::client(tls).map_err(|error| error.to_string())
+    });
+    match client {
+        Ok(client) => {
+            let identity = target.identity.clone();
+            let identity = Arc::new(move || identity.origin());
+            Some(ProfileTarget { name: target.name.clone(), base_url, client, identity })
+        }
+        Err(error) => {
+            warn!(member = %target.name, %error, "not profiled");
+            None
+        }
+    }
+}
+
+fn pids(targets: &[Target]) -> Vec<host::Watched> {
+    targets
+        .iter()
+        .filter_map(|target| Some(host::Watched { pid: target.pid?, role: Some(target.name.clone()) }))
+        .collect()
+}
+
+/// Keeps the pids of the members fresh. Reads /proc alone; asks no member.
+async fn follow_pids(
+    watched: watch::Sender<Vec<host::Watched>>,
+    mut targets: Vec<Target>,
+    config: Config,
+    (cancel, mut reloads): (tokio_util::sync::CancellationToken, mpsc::Receiver<()>),
+) {
+    let mut look = tokio::time::interval(LOOK_AGAIN);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = look.tick() => {}
+            asked = reloads.recv() => {
+                if asked.is_none() {
+                    cancel.cancelled().await;
+                    return;
+                }
+            }
+        }
+        let environment = Environment::system(&config.node);
+        let Ok(found) = spawn_blocking(move || discover::find(&environment)).await else { continue };
+        for target in &mut targets {
+            target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
+        }
+        watched.send_if_modified(|known| {
+            let new = pids(&targets);
+            let changed = *known != new;
+            *known = new;
+            changed
+        });
+    }
+}
