@@ -79,8 +79,13 @@ pub(crate) async fn run(config: Config, recording: Option<&Path>) -> Ended {
     let shipping = config.is_shipping();
     let (outlets, ends) = outlets(shipping, recording.is_some());
     let writer = recording.map(|path| recorder::create(path, &restored.engine)).transpose()?;
-    let engine =
-        EngineTask::new(restored.engine, outlets, Some(restored.state), Arc::clone(&base.node), shared.ledger.clone());
+    let engine = EngineTask::new(
+        restored.engine,
+        outlets,
+        Some(restored.state),
+        Arc::clone(&base.node),
+        shared.ledger.clone(),
+    );
     let mut pipeline = Pipeline::new(shared);
     pipeline.sink("engine", engine.run(records));
     configure(&base, &config);

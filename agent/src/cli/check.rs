@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ended, Exit, Failure, Source, runtime, say, tell};
-use crate::admin::client::{self, Door};
+use crate::admin::client::{self, Address};
 use crate::config::{Config, Loaded};
 use crate::run::sources;
 
@@ -181,10 +181,10 @@ fn troubles(state: &MemberState) -> Vec<String> {
 }
 
 async fn daemon(socket: &Path) -> Result<Board, String> {
-    let answer = client::get(&Door::Unix(socket.to_owned()), "/verdict")
+    let answer = client::get(&Address::Unix(socket.to_owned()), "/verdict")
         .await
         .map_err(|error| format!("no agent at {}: {error}", socket.display()))?;
-    serde_json::from_slice(&answer.body).map_err(|error| format!("the agent's answer is not a board: {error}"))
+    serde_json::from_str(&answer.body).map_err(|error| format!("the agent's answer is not a board: {error}"))
 }
 
 /// Shared by the table.

@@ -103,9 +103,8 @@ pub(super) fn probe(root: &mut Map<'_>) -> probe::Config {
 pub(super) fn member(root: &mut Map<'_>) -> member::Config {
     let mut map = root.map("member");
     let interval = map.duration("interval", 10 * SECOND, (SECOND, HOUR));
-    let hash_kv = map
-        .flag("hash_kv", false)
-        .then(|| map.duration("hash_kv_interval", HOUR, (60 * SECOND, DAY)));
+    let hash_kv =
+        map.flag("hash_kv", false).then(|| map.duration("hash_kv_interval", HOUR, (60 * SECOND, DAY)));
     if hash_kv.is_none() {
         map.duration("hash_kv_interval", HOUR, (60 * SECOND, DAY));
     }
@@ -242,7 +241,10 @@ pub(super) fn admin(root: &mut Map<'_>) -> Admin {
     let listen = map.text_or("listen", "127.0.0.1:9464");
     let parsed = listen.parse();
     if parsed.is_err() {
-        map.reject("listen", &format!("must be an address and a port, e.g. `127.0.0.1:9464`, not `{listen}`"));
+        map.reject(
+            "listen",
+            &format!("must be an address and a port, e.g. `127.0.0.1:9464`, not `{listen}`"),
+        );
     }
     let listen = parsed.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
     let socket = PathBuf::from(map.text_or("socket", SOCKET));
