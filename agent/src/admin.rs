@@ -150,13 +150,15 @@ impl Admin {
     }
 
     /// The TCP address as bound, for port 0.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the program binds a port it was told"))]
     pub(crate) fn tcp_address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref()?.local_addr().ok()
     }
 
     /// Answers until cancelled; requests under way are cut off then, and the socket's file goes.
     pub(crate) async fn serve(self, cancel: CancellationToken) {
+        if let Some(address) = self.tcp_address() {
+            tracing::info!(%address, "metrics, health and verdict");
+        }
         let Admin { tcp, unix, surface } = self;
         let tcp = async {
             if let Some(listener) = &tcp {

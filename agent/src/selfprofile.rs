@@ -80,7 +80,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_busy_thread_is_seen_and_a_second_profile_is_refused() {
-        let work = tokio::task::spawn_blocking(|| (0..400_000_000_u64).fold(0_u64, |sum, n| black_box(sum ^ n)));
+        let work =
+            tokio::task::spawn_blocking(|| (0..400_000_000_u64).fold(0_u64, |sum, n| black_box(sum ^ n)));
         let (first, second) = tokio::join!(capture(Duration::from_millis(700)), async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             capture(Duration::from_millis(100)).await

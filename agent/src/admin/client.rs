@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -23,7 +23,7 @@ const TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Where an agent listens.
 #[derive(Clone, Debug)]
-pub(crate) enum Door {
+pub(crate) enum Address {
     /// The socket; verbs too.
     Unix(PathBuf),
     /// GET only.
@@ -54,39 +54,43 @@ pub(crate) enum ClientError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// The status.
-    pub(crate) status: StatusCode,
-    /// The whole body.
-    pub(crate) body: Bytes,
+    pub(crate) status: u16,
+    /// The whole body; bytes that are no UTF-8 are replaced.
+    pub(crate) body: String,
 }
 
 /// GET.
 ///
 /// # Errors
 /// [`ClientError`]; a status that is not 200 is an answer.
-pub(crate) async fn get(door: &Door, path: &str) -> Result<Answer, ClientError> {
-    send(door, request(Method::GET, path, Bytes::new())?).await
+pub(crate) async fn get(address: &Address, path: &str) -> Result<Answer, ClientError> {
+    send(address, request(Method::GET, path, Bytes::new())?).await
 }
 
 /// POST.
 ///
 /// # Errors
 /// [`ClientError`]; a status that is not 202 is an answer.
-pub(crate) async fn post(door: &Door, path: &str, body: impl Into<Bytes>) -> Result<Answer, ClientError> {
-    send(door, request(Method::POST, path, body.into())?).await
+pub(crate) async fn post(
+    address: &Address,
+    path: &str,
+    body: impl Into<Bytes>,
+) -> Result<Answer, ClientError> {
+    send(address, request(Method::POST, path, body.into())?).await
 }
 
 fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, http::Error> {
     Request::builder().method(method).uri(path).header(HOST, "localhost").body(Full::new(body))
 }
 
-async fn send(door: &Door, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
+async fn send(address: &Address, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
     let exchange = async {
-        match door {
-            Door::Unix(path) => {
+        match address {
+            Address::Unix(path) => {
                 exchange(UnixStream::connect(path).await.map_err(ClientError::Connect)?, request).await
             }
-            Door::Tcp(address) => {
-                exchange(TcpStream::connect(address).await.map_err(ClientError::Connect)?, request).await
+            Address::Tcp(tcp) => {
+                exchange(TcpStream::connect(tcp).await.map_err(ClientError::Connect)?, request).await
             }
         }
     };
@@ -100,10 +104,10 @@ async fn exchange(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let talk = async move {
         let response = sender.send_request(request).await?;
-        let status = response.status();
+        let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| ClientError::Body(error.to_string()))?.to_bytes();
-        Ok(Answer { status, body })
+        Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
     };
     // The connection is driven here, beside the exchange; its own error is the exchange's too.
     let (answer, _connection) = tokio::join!(talk, connection);

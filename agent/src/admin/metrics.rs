@@ -105,7 +105,8 @@ impl Page {
             gauge.set_value(value);
             metric.set_gauge(gauge);
         }
-        let (_, metrics) = self.families.entry(name.to_owned()).or_insert_with(|| (help.to_owned(), Vec::new()));
+        let (_, metrics) =
+            self.families.entry(name.to_owned()).or_insert_with(|| (help.to_owned(), Vec::new()));
         metrics.push(metric);
     }
 
@@ -126,7 +127,10 @@ fn is_counter(name: &str) -> bool {
     name.ends_with("_total")
 }
 
-#[expect(clippy::as_conversions, reason = "Prometheus values are doubles; a count beyond 2^53 may lose its last digits")]
+#[expect(
+    clippy::as_conversions,
+    reason = "Prometheus values are doubles; a count beyond 2^53 may lose its last digits"
+)]
 fn double(count: u64) -> f64 {
     count as f64
 }
@@ -158,7 +162,12 @@ fn of_board(board: &Board, clock: &Clock) -> Vec<MetricFamily> {
         for (window, burn) in [("5m", slo.burn_5m), ("1h", slo.burn_1h)] {
             if let Some(burn) = burn {
                 let labels = [("slo", slo.name.as_str()), ("window", window)];
-                page.put("agent_slo_burn", "Multiples of the budget rate; absent without traffic.", &labels, burn);
+                page.put(
+                    "agent_slo_burn",
+                    "Multiples of the budget rate; absent without traffic.",
+                    &labels,
+                    burn,
+                );
             }
         }
     }

@@ -107,7 +107,8 @@ fn member(member: &BoardMember) -> Vec<String> {
             (state.version.clone(), role, format!("{} MiB", state.db_size_bytes >> 20))
         }
     };
-    let millis = |seconds: Option<f64>| seconds.map_or_else(|| "–".to_owned(), |value| format!("{:.1}", value * 1e3));
+    let millis =
+        |seconds: Option<f64>| seconds.map_or_else(|| "–".to_owned(), |value| format!("{:.1}", value * 1e3));
     let probes: Vec<String> = member
         .latencies
         .iter()
@@ -154,16 +155,22 @@ fn describe(conclusion: &Conclusion) -> String {
                 Lane::Change { target, revision } => format!("change window of {target} {revision}"),
             };
             let verb = if burn.firing { "burns" } else { "stopped burning" };
-            format!("{} {verb} ({lane}): {:.1} and {:.1}, {} of {} bad", burn.slo, burn.burn_long, burn.burn_short, burn.bad, burn.total)
+            format!(
+                "{} {verb} ({lane}): {:.1} and {:.1}, {} of {} bad",
+                burn.slo, burn.burn_long, burn.burn_short, burn.bad, burn.total
+            )
         }
         Conclusion::ProfileDiff(diff) => {
             let top = diff.functions.iter().take(3);
             let share = |of: f64| of * 100.0;
-            let top: Vec<String> =
-                top.map(|one| format!("{} {:.1} → {:.1} %", one.name, share(one.before), share(one.after))).collect();
+            let top: Vec<String> = top
+                .map(|one| format!("{} {:.1} → {:.1} %", one.name, share(one.before), share(one.after)))
+                .collect();
             format!("{:?} of {}: {}", diff.kind, diff.target, top.join(", "))
         }
-        Conclusion::CaptureFailed(failed) => format!("{}: {} {}", failed.target, failed.reason, failed.detail),
+        Conclusion::CaptureFailed(failed) => {
+            format!("{}: {} {}", failed.target, failed.reason, failed.detail)
+        }
         Conclusion::Verdict(verdict) => {
             let decision = &verdict.decision;
             format!("{} {}: {}", decision.target, decision.state.name(), decision.evidence.sentence)
@@ -174,7 +181,9 @@ fn describe(conclusion: &Conclusion) -> String {
 }
 
 fn losses(html: &mut String, board: &Board) {
-    let row = |(metric, reason, count): &(String, String, u64)| vec![metric.clone(), reason.clone(), count.to_string()];
+    let row = |(metric, reason, count): &(String, String, u64)| {
+        vec![metric.clone(), reason.clone(), count.to_string()]
+    };
     let rows = board.losses.iter().map(row).collect();
     table(html, "Losses", &["What", "Reason", "Count"], rows);
 }

@@ -67,11 +67,17 @@ impl Surface {
 }
 
 /// Answers one request; there is no error, only answers that say so.
-pub(super) async fn route(surface: &Surface, via: Via, request: Request<Incoming>) -> Result<Answer, Infallible> {
+pub(super) async fn route(
+    surface: &Surface,
+    via: Via,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
     let mut answer = match refusal(surface, via, &request) {
         Some(refusal) => refusal,
         None if request.method() == Method::POST => verbs::post(surface, request).await,
-        None if request.uri().path() == "/profile" => verbs::profile(surface, via, request.uri().query()).await,
+        None if request.uri().path() == "/profile" => {
+            verbs::profile(surface, via, request.uri().query()).await
+        }
         None => get(surface, request.uri().path()),
     };
     let class = match answer.status().as_u16() {

@@ -89,7 +89,9 @@ fn parse(body: &[u8]) -> Result<Mark, String> {
             return Err("rollback_of: only a rollout can put a revision back".to_owned());
         }
         if rollback_of.is_empty() || *rollback_of == posted.revision {
-            return Err("rollback_of: must name the revision that is put away, not the one put back".to_owned());
+            return Err(
+                "rollback_of: must name the revision that is put away, not the one put back".to_owned()
+            );
         }
     }
     if posted.kind == MarkKind::Rollout && posted.revision.is_empty() {
@@ -136,7 +138,9 @@ pub(super) async fn profile(surface: &Surface, via: Via, query: Option<&str>) ->
     };
     match selfprofile::capture(Duration::from_secs(asked)).await {
         Ok(profile) => with_type(StatusCode::OK, "application/octet-stream", profile),
-        Err(selfprofile::SelfProfileError::Busy) => unavailable("another profile of the agent is being taken\n"),
+        Err(selfprofile::SelfProfileError::Busy) => {
+            unavailable("another profile of the agent is being taken\n")
+        }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
@@ -149,7 +153,9 @@ mod tests {
         let got = parse(body.as_bytes());
         match expected {
             Ok(()) => assert!(got.is_ok(), "{body}: {got:?}"),
-            Err(reason) => assert!(got.as_ref().is_err_and(|error| error.contains(reason)), "{body}: {got:?}"),
+            Err(reason) => {
+                assert!(got.as_ref().is_err_and(|error| error.contains(reason)), "{body}: {got:?}");
+            }
         }
     }
 
@@ -167,7 +173,10 @@ mod tests {
         check(r#"{"target":"c","revision":"v2","kind":"planned","rollback_of":"v1"}"#, Err("only a rollout"));
         check(r#"{"target":"a\nb","revision":"v2","kind":"rollout"}"#, Err("target: control characters"));
         check(r#"{"target":" a","revision":"v2","kind":"rollout"}"#, Err("white space"));
-        check(&format!(r#"{{"target":"{}","kind":"restart"}}"#, "x".repeat(257)), Err("257 bytes, at most 256"));
+        check(
+            &format!(r#"{{"target":"{}","kind":"restart"}}"#, "x".repeat(257)),
+            Err("257 bytes, at most 256"),
+        );
         check("", Err("EOF"));
         check(&"[".repeat(16_000), Err("mark:"));
         check("\u{0}\u{ff}", Err("mark:"));
