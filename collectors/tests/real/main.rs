@@ -5,4 +5,5 @@
 mod members;
 mod probes;
 mod processes;
+mod secured;
 mod server;

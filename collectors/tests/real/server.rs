@@ -30,11 +30,20 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a member and waits until it answers.
     pub(crate) async fn start(version: &str, story: &str, extra: &[&str]) -> Server {
+        Server::start_at(version, story, "http", extra).await
+    }
+
+    /// Starts a member that serves clients over TLS, with the given certificates.
+    pub(crate) async fn start_secured(version: &str, story: &str, extra: &[&str]) -> Server {
+        Server::start_at(version, story, "https", extra).await
+    }
+
+    async fn start_at(version: &str, story: &str, scheme: &str, extra: &[&str]) -> Server {
         let name = format!("{story}-{version}");
         let dir = std::env::temp_dir().join(format!("backburn-{name}-{}", std::process::id()));
         std::fs::remove_dir_all(&dir).ok();
         std::fs::create_dir_all(&dir).expect("create the data directory");
-        let url = format!("http://127.0.0.1:{}", free_port());
+        let url = format!("{scheme}://127.0.0.1:{}", free_port());
         let peer = format!("http://127.0.0.1:{}", free_port());
         let mut arguments: Vec<String> = [
             ("--name", name.as_str()),
@@ -70,9 +79,17 @@ impl Server {
             .expect("start setpriv (util-linux)");
         self.child = Some(child);
         let started = Instant::now();
-        while self.revision().await.is_none() {
+        while !self.is_ready().await {
             assert!(started.elapsed() < READY, "{} does not answer; see {}", self.name, self.dir.display());
             sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether it answers; over TLS, whether it listens.
+    async fn is_ready(&self) -> bool {
+        match self.url.strip_prefix("https://") {
+            Some(address) => tokio::net::TcpStream::connect(address).await.is_ok(),
+            None => self.revision().await.is_some(),
         }
     }
 
