@@ -519,10 +519,10 @@ mod tests {
             outline(&found[0]),
             [
                 "0 web request Root 100",
-                "1 web handler Enclosing 90",
-                "2 db query Enclosing 50",
+                "1 web handler Enclosing 75",
+                "2 db query Enclosing 75",
                 "1 web render ParentId 100",
-                "1 log later Sibling 20",
+                "1 log later Sibling 40",
             ]
         );
     }
