@@ -105,9 +105,14 @@ fn enclosing_parents(nodes: &[&Fragment], parents: &mut [Parent]) {
         if parents.get(index) == Some(&Parent::None) {
             let holds = |other: &usize| end(other).saturating_add(ENCLOSING_SLACK_NS) >= node.end_ns();
             let length = |other: usize| nodes.get(other).map_or(0, |other| other.end_ns() - other.start_ns());
-            let holders: Vec<usize> =
-                open.iter().copied().filter(holds).filter(|&other| !leads_to(parents, other, index)).collect();
-            let tightest = holders.iter().copied().min_by_key(|&other| (length(other), std::cmp::Reverse(other)));
+            let holders: Vec<usize> = open
+                .iter()
+                .copied()
+                .filter(holds)
+                .filter(|&other| !leads_to(parents, other, index))
+                .collect();
+            let tightest =
+                holders.iter().copied().min_by_key(|&other| (length(other), std::cmp::Reverse(other)));
             if let (Some(parent), Some(place)) = (tightest, parents.get_mut(index)) {
                 // Open intervals began before this one: an outer one that also ends later holds the tightest too.
                 let nested = holders.iter().all(|other| {
