@@ -82,7 +82,7 @@ impl Default for Config {
             captures_per_hour: 6,
             cool_down: Duration::from_secs(600),
             refresh: Duration::from_secs(600),
-            after_marker: Duration::from_secs(60),
+            after_marker: Duration::from_secs(30),
             kill_switch: PathBuf::from("/etc/backburn/no-profiling"),
         }
     }
@@ -262,8 +262,8 @@ impl Capturer {
             Ok(shot) => {
                 planned.baseline_due_ns = shot.ended.mono_ns.saturating_add(refresh);
                 planned.told = None;
-                self.baselines.keep(&planned.target.name, shot);
-                self.ledger.add("agent_profile_baselines_total", "taken", 1);
+                let kept = self.baselines.keep(&planned.target.name, shot);
+                self.ledger.add("agent_profile_baselines_total", if kept { "taken" } else { "too_large" }, 1);
                 self.ledger.set("agent_profile_baseline_bytes", "", count(self.baselines.bytes()));
             }
             Err(error) => {

@@ -10,7 +10,7 @@ use reqwest::{Response, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Bytes of one answer as sent (gzipped): etcd sends 10 to 100 KiB, its goroutines at 20,000 watchers about 1 MiB.
-pub const BODY_BYTES_MAX: usize = 8 << 20;
+pub const BODY_BYTES_MAX: usize = 4 << 20;
 /// Bytes of an error page that are read to tell refusals apart.
 const ERROR_BYTES_MAX: usize = 512;
 /// A member that is busy may need long to write its profile; after this the answer would describe another time.
