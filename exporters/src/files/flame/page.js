@@ -130,7 +130,7 @@
   const profiles = data.profiles.map(load);
   const state = {
     at: 0, view: 'graph', direction: 'icicle', width: 'both', zoom: 0, focus: 0, hover: null, search: '', matches: null,
-    sandwich: null, sort: { key: null, down: true },
+    sandwich: null, row: 0, sort: { key: null, down: true },
   };
   const profile = () => profiles[state.at];
 
@@ -331,7 +331,7 @@
       pen.fillRect(x, y + ROW - 4, w - inset, 3);
     }
     if (w > 28) {
-      pen.fillStyle = state.matches && !state.matches.has(name) ? colours.soft : textColour(fill);
+      pen.fillStyle = dimmed ? colours.ink : state.matches && !state.matches.has(name) ? colours.soft : textColour(fill);
       pen.fillText(fit(label, w - 10), x + 6, y + ROW / 2);
     }
     pen.globalAlpha = 1;
@@ -369,7 +369,8 @@
     if (measure(text) <= width) return text;
     const short = text.slice(text.lastIndexOf('/') + 1);
     if (measure(short) <= width) return short;
-    const letters = Math.floor(short.length * width / measure(short)) - 1;
+    let letters = Math.floor(short.length * width / measure(short));
+    while (letters > 1 && measure(short.slice(0, letters) + '…') > width) letters--;
     return letters < 2 ? '' : short.slice(0, letters) + '…';
   }
 
@@ -434,6 +435,10 @@
   // Rows: the path to the focus, the heaviest siblings around it, its heaviest children. aria-level, -posinset and
   // -setsize tell the place in the whole tree, which is never in the document at once.
   function mirror() {
+    if (state.view === 'sandwich' && state.sandwich) {
+      mirrorSandwich();
+      return;
+    }
     const { tree } = profile();
     const rows = [];
     const add = (i, position, size) => {
@@ -471,6 +476,29 @@
     $('mirror').setAttribute('aria-activedescendant', 'frame' + state.focus);
     if (state.view === 'tree') document.getElementById('frame' + state.focus).scrollIntoView({ block: 'nearest' });
   }
+  // The sandwich's rows: the function, its direct callers, its direct callees; Enter goes on to the one in focus.
+  function mirrorSandwich() {
+    const { up, down } = state.sandwich;
+    const callers = childrenOf(up, 0).slice(0, MIRROR_SIDE).map((i) => [up, i, 'called by ']);
+    const callees = childrenOf(down, 0).slice(0, MIRROR_SIDE).map((i) => [down, i, 'calls ']);
+    const list = [[down, 0, ''], ...callers, ...callees];
+    state.row = Math.max(0, Math.min(state.row, list.length - 1));
+    const rows = list.map(([tree, i, word], at) => {
+      const name = el('span', { role: 'gridcell' }, word + label(tree, i));
+      const row = el('div', { role: 'row', id: 'row' + at, 'aria-level': at ? 2 : 1, 'aria-selected': String(at === state.row) }, name);
+      row.append(...facts(tree, i).map(([key, value]) => el('span', { role: 'gridcell', 'aria-label': `${key} ${value}` }, value)));
+      row.dataset.name = tree.name[i];
+      return row;
+    });
+    $('mirror').replaceChildren(...rows);
+    $('mirror').setAttribute('aria-activedescendant', 'row' + state.row);
+    showDetails(list[state.row][0], list[state.row][1]);
+  }
+  function moveInSandwich(step) {
+    state.row += step;
+    mirrorSandwich();
+  }
+
   function isAncestor(i, of) {
     const { tree } = profile();
     return i <= of && of < tree.end[i];
@@ -530,8 +558,13 @@
   }
 
   $('mirror').addEventListener('keydown', (event) => {
+    showTip(null);
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const keys = {
+    const inSandwich = {
+      ArrowUp: () => moveInSandwich(-1), ArrowDown: () => moveInSandwich(1), Escape: () => setView('graph'),
+      Enter: () => openSandwich(Number($('row' + state.row).dataset.name)),
+    };
+    const keys = state.view === 'sandwich' ? inSandwich : {
       ArrowUp: () => move('ArrowUp'), ArrowDown: () => move('ArrowDown'),
       ArrowLeft: () => move('ArrowLeft'), ArrowRight: () => move('ArrowRight'),
       Enter: () => zoom(state.focus), Escape: () => zoom(0), Home: () => focus(0),
@@ -565,6 +598,7 @@
   canvas.addEventListener('mouseleave', () => showTip(null));
   canvas.addEventListener('click', (event) => {
     const hit = hitAt(event);
+    showTip(null);
     if (!hit) return;
     if (hit.tree === profile().tree) {
       state.focus = hit.i;
@@ -689,6 +723,7 @@
 
   function openSandwich(name) {
     state.sandwich = sandwich(profile(), name);
+    state.row = 0;
     setView('sandwich');
     showDetails(state.sandwich.down, 0);
     requestAnimationFrame(() => {
@@ -714,6 +749,7 @@
     $('reset').disabled = true;
     search(state.search);
     summary();
+    showDetails(profile().tree, 0);
     refresh();
     if (state.direction === 'flame') scroll.scrollTop = scroll.scrollHeight;
   }
@@ -783,10 +819,13 @@
   // The address may say what to show first: #view=table&kind=1&search=text&sandwich=function&direction=flame
   function fromAddress() {
     const wanted = new URLSearchParams(location.hash.slice(1));
+    Object.assign(state, { at: 0, view: 'graph', direction: 'icicle', width: 'both', zoom: 0, focus: 0, sandwich: null });
+    $('reset').disabled = true;
     if (wanted.has('kind') && profiles[Number(wanted.get('kind'))]) state.at = Number(wanted.get('kind'));
     if (['graph', 'table', 'sandwich', 'tree'].includes(wanted.get('view'))) state.view = wanted.get('view');
     if (wanted.get('direction') === 'flame') state.direction = 'flame';
     if (['after', 'before'].includes(wanted.get('width'))) state.width = wanted.get('width');
+    showDetails(profile().tree, 0);
     $('search').value = wanted.get('search') || '';
     search($('search').value);
     const name = profile().names.indexOf(wanted.get('sandwich'));
@@ -796,10 +835,9 @@
   readColours();
   makeHatch();
   if (profiles.length) {
-    showDetails(profile().tree, 0);
-    fromAddress();
-    summary();
-    refresh();
+    const start = () => { fromAddress(); summary(); refresh(); };
+    start();
+    addEventListener('hashchange', start);
     requestAnimationFrame(() => { if (state.direction === 'flame') scroll.scrollTop = scroll.scrollHeight; });
   } else {
     $('summary').textContent = 'No profile was captured.';
