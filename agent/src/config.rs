@@ -12,12 +12,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use collectors::{host, logs, marks, member, probe, scrape};
+use exporters::otlp::{Endpoint, Protocol, Signal};
 
 use crate::cli::Source;
 pub(crate) use etcd::Etcd;
 pub(crate) use parts::{Admin, Logging, Profiling};
-pub(crate) use tree::{Problem, Provenance, parse_duration};
 use tree::{FILE_BYTES_MAX, Map, Node, Notes};
+pub(crate) use tree::{Problem, Provenance, parse_duration};
 
 /// Where the admin socket is when nobody says otherwise.
 pub(crate) const SOCKET: &str = "/run/backburn/agent.sock";
@@ -59,6 +60,25 @@ pub(crate) struct Config {
     pub(crate) logging: Logging,
 }
 
+impl Config {
+    /// Whether anything leaves the node over OTLP.
+    pub(crate) fn is_shipping(&self) -> bool {
+        Signal::ALL.iter().any(|signal| self.otlp.destination(*signal).endpoint != Endpoint::Nowhere)
+    }
+
+    /// Where the agent's own spans and logs go: the traces' destination, where that speaks gRPC.
+    pub(crate) fn telemetry_endpoint(&self) -> Option<String> {
+        let to = self.otlp.destination(Signal::Traces);
+        let url = to.url(Signal::Traces).ok().flatten()?;
+        (to.protocol == Protocol::Grpc).then(|| url.to_string())
+    }
+
+    /// Whether receivers may act.
+    pub(crate) fn verdict_enforced(&self) -> bool {
+        self.engine.verdict.enforce
+    }
+}
+
 /// What loading gave.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -84,14 +104,12 @@ pub(crate) fn load(source: &Source) -> Loaded {
 
 fn read(path: &Path, notes: &Notes) -> Option<(String, String)> {
     let name = path.display().to_string();
-    let readable = fs::metadata(path)
-        .map_err(|error| format!("cannot be read: {error}"))
-        .and_then(|found| {
-            if found.len() > FILE_BYTES_MAX {
-                return Err(format!("is larger than {FILE_BYTES_MAX} bytes: not a configuration"));
-            }
-            fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
-        });
+    let readable = fs::metadata(path).map_err(|error| format!("cannot be read: {error}")).and_then(|found| {
+        if found.len() > FILE_BYTES_MAX {
+            return Err(format!("is larger than {FILE_BYTES_MAX} bytes: not a configuration"));
+        }
+        fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
+    });
     readable.map_err(|why| notes.problem(&name, why)).ok().map(|text| (name, text))
 }
 
@@ -143,7 +161,8 @@ mod tests {
     use super::*;
 
     fn composed(text: &str, variables: &[(&str, &str)]) -> Loaded {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let variables =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         compose(&[("agent.yaml".to_owned(), text.to_owned())], &variables, Notes::default())
     }
 
@@ -172,7 +191,12 @@ mod tests {
         let switched_on: String = shipped
             .lines()
             .map(|line| match line.strip_prefix('#') {
-                Some(key) if !key.starts_with(' ') || key.starts_with("  ") && !key.trim_start().starts_with('#') => key,
+                Some(key)
+                    if !key.starts_with(' ')
+                        || key.starts_with("  ") && !key.trim_start().starts_with('#') =>
+                {
+                    key
+                }
                 _ => "",
             })
             .fold(String::new(), |text, line| text + line + "\n");

@@ -69,7 +69,13 @@ pub(crate) struct EngineTask {
 
 impl EngineTask {
     /// Joins an engine and its outlets; `state` is `None` where nothing is kept.
-    pub(crate) fn new(engine: Engine, outlets: Outlets, state: Option<State>, node: Arc<Origin>, ledger: Ledger) -> EngineTask {
+    pub(crate) fn new(
+        engine: Engine,
+        outlets: Outlets,
+        state: Option<State>,
+        node: Arc<Origin>,
+        ledger: Ledger,
+    ) -> EngineTask {
         EngineTask { engine, outlets, state, ledger, node, saved_mono_ns: 0, skipped: BTreeMap::new() }
     }
 
@@ -219,7 +225,11 @@ impl EngineTask {
         board.losses = lines
             .filter(|(metric, reason, _)| is_loss(metric, reason))
             .map(|(metric, reason, count)| (metric.to_owned(), reason.to_owned(), count))
-            .chain(self.skipped.iter().map(|(reason, count)| ("agent_engine_skipped_total".to_owned(), reason.clone(), *count)))
+            .chain(
+                self.skipped
+                    .iter()
+                    .map(|(reason, count)| ("agent_engine_skipped_total".to_owned(), reason.clone(), *count)),
+            )
             .collect();
         self.outlets.board.send_replace(Arc::new(board));
         if at.mono_ns.saturating_sub(self.saved_mono_ns) >= SAVE_EVERY_NS {

@@ -1,6 +1,5 @@
 //! Sources, engine, sinks: the only place that spawns. One `JoinSet`; a part that ends early is an error.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -53,7 +52,11 @@ impl Pipeline {
     ///
     /// # Errors
     /// A part ended before it was asked to, or did not end in time: the supervisor should start the agent anew.
-    pub(crate) async fn run(mut self, stop: impl Future<Output = &'static str>, grace: Duration) -> Result<()> {
+    pub(crate) async fn run(
+        mut self,
+        stop: impl Future<Output = &'static str>,
+        grace: Duration,
+    ) -> Result<()> {
         let early = tokio::select! {
             why = stop => {
                 info!(why, "stopping");
@@ -96,6 +99,3 @@ pub(crate) async fn signal() -> &'static str {
         _ = int.recv() => "SIGINT",
     }
 }
-
-/// A name for sharing strings between parts.
-pub(crate) type Name = Arc<str>;

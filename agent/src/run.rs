@@ -1,7 +1,7 @@
 //! Assembles one run: the sources, the engine, the sinks, and what is told at start.
 
 mod recorder;
-mod sources;
+pub(crate) mod sources;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -76,11 +76,16 @@ pub(crate) async fn run(config: Config, recording: Option<&Path>) -> Ended {
     let base = Base { clock: restored.clock, node, shared: shared.clone(), inbox };
     let targets = sources::targets(&config).await;
     describe(&config, &targets);
-    let shipping = config.otlp.is_shipping();
+    let shipping = config.is_shipping();
     let (outlets, ends) = outlets(shipping, recording.is_some());
     let writer = recording.map(|path| recorder::create(path, &restored.engine)).transpose()?;
-    let engine =
-        EngineTask::new(restored.engine, outlets, Some(restored.state), Arc::clone(&base.node), shared.ledger.clone());
+    let engine = EngineTask::new(
+        restored.engine,
+        outlets,
+        Some(restored.state),
+        Arc::clone(&base.node),
+        shared.ledger.clone(),
+    );
     let mut pipeline = Pipeline::new(shared);
     pipeline.sink("engine", engine.run(records));
     configure(&base, &config);
@@ -213,7 +218,7 @@ fn describe(config: &Config, targets: &[Target]) {
     if !config.verdict_enforced() {
         info!("dry run: decisions are shown and logged, receivers are not told");
     }
-    if !config.otlp.is_shipping() {
+    if !config.is_shipping() {
         info!("no OTLP endpoint: nothing leaves this node");
     }
     if config.rollback.receivers.is_empty() && config.verdict_enforced() {

@@ -91,12 +91,18 @@ fn read(file: &Path) -> Result<Option<(Head, Engine)>, String> {
         Ok(_) => {}
     }
     let bytes = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let (head, rest): (Head, &[u8]) =
-        postcard::take_from_bytes(&bytes).map_err(|error| format!("{} is damaged: {error}", file.display()))?;
+    let (head, rest): (Head, &[u8]) = postcard::take_from_bytes(&bytes)
+        .map_err(|error| format!("{} is damaged: {error}", file.display()))?;
     if head.version != VERSION || head.agent != env!("CARGO_PKG_VERSION") {
-        return Err(format!("state of agent {} (format {}) is not read by {}", head.agent, head.version, env!("CARGO_PKG_VERSION")));
+        return Err(format!(
+            "state of agent {} (format {}) is not read by {}",
+            head.agent,
+            head.version,
+            env!("CARGO_PKG_VERSION")
+        ));
     }
-    let engine = postcard::from_bytes(rest).map_err(|error| format!("{} is damaged: {error}", file.display()))?;
+    let engine =
+        postcard::from_bytes(rest).map_err(|error| format!("{} is damaged: {error}", file.display()))?;
     Ok(Some((head, engine)))
 }
 

@@ -121,7 +121,7 @@ mod tests {
         let (inbox, mut rx) = Inbox::new(1, 64);
         let ledger = Ledger::default();
         let cancel = CancellationToken::new();
-        let clock = scripted(vec![at(0, 0), at(0, 0), at(3_000, 63_000)]);
+        let clock = scripted(vec![at(0, 0), at(0, 0), at(3_000, 63_000), at(4_000, 64_000)]);
         let ticking = run(clock, Arc::new(Origin::default()), inbox.clone(), cancel.clone(), ledger.clone());
         let reading = async {
             tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -130,6 +130,8 @@ mod tests {
             assert_eq!(first.record.fact, Fact::Tick(Tick { wall_step_ns: 0 }));
             let second = rx.recv().await.unwrap();
             assert_eq!(second.record.fact, Fact::Tick(Tick { wall_step_ns: 60_000_000_000 }));
+            let third = rx.recv().await.unwrap();
+            assert_eq!(third.record.fact, Fact::Tick(Tick { wall_step_ns: 0 }), "told once");
             cancel.cancel();
         };
         tokio::join!(ticking, reading);

@@ -12,7 +12,7 @@ pub(crate) mod process;
 mod reach;
 pub(crate) mod url;
 
-mod compose;
+pub(crate) mod compose;
 #[cfg(test)]
 pub(crate) mod fixture;
 

@@ -114,6 +114,7 @@ pub struct Scraper {
     columns: Columns,
     body: Vec<u8>,
     up: Option<bool>,
+    generation: u64,
 }
 
 impl Scraper {
@@ -139,6 +140,7 @@ impl Scraper {
             fetcher,
             body: Vec::new(),
             up: None,
+            generation: 0,
         })
     }
 
@@ -181,6 +183,10 @@ impl Scraper {
             Ok(fetched) => fetched,
             Err(_) => Err(Failure::Timeout(self.config.timeout.as_millis())),
         };
+        if fetched.is_err() {
+            // What came before the failure is no page, and may be as large as the cap.
+            self.body.clear();
+        }
         let scrape = self.conclude(fetched, at);
         if self.body.capacity() > self.body.len().saturating_mul(2).saturating_add(BODY_SPARE_BYTES_MAX) {
             self.body.shrink_to(self.body.len());
@@ -209,6 +215,9 @@ impl Scraper {
             }
         };
         self.tell(&outcome);
+        // A target whose layout is built all the time is worth a look: it invents label values.
+        let built = std::mem::replace(&mut self.generation, reading.layout.generation) != self.generation;
+        self.ledger.add("agent_scrape_layouts_total", "built", u64::from(built));
         let body_bytes =
             if outcome == ScrapeOutcome::Up { u64::try_from(self.body.len()).unwrap_or(u64::MAX) } else { 0 };
         Scrape {

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use model::member::MemberState;
 use model::origin::{MemberRef, Origin};
+use model::time::Stamp;
+use tokio::sync::watch;
 
 use crate::tls::TlsFiles;
 
@@ -36,7 +39,11 @@ pub struct Target {
 #[derive(Clone, Debug)]
 pub struct Identity {
     origin: Arc<RwLock<Arc<Origin>>>,
+    statuses: watch::Sender<Option<Told>>,
 }
+
+/// A Status answer and when it was asked for.
+pub(crate) type Told = (Stamp, MemberState);
 
 impl Identity {
     /// A member of which only the endpoint is known.
@@ -44,7 +51,17 @@ impl Identity {
     pub fn new(node: &str, name: &str, endpoint: &str) -> Identity {
         let member = MemberRef { id: None, name: name.to_owned(), endpoint: endpoint.to_owned() };
         let origin = Origin { cluster_id: None, node: node.to_owned(), member: Some(member) };
-        Identity { origin: Arc::new(RwLock::new(Arc::new(origin))) }
+        Identity { origin: Arc::new(RwLock::new(Arc::new(origin))), statuses: watch::Sender::new(None) }
+    }
+
+    /// Hands a Status answer on: the member is asked once for the probe and for its account.
+    pub(crate) fn tell(&self, told: Told) {
+        self.statuses.send_replace(Some(told));
+    }
+
+    /// Status answers of this member from now on; one that is not taken in time is replaced by the next.
+    pub(crate) fn told(&self) -> watch::Receiver<Option<Told>> {
+        self.statuses.subscribe()
     }
 
     /// Who it is, as far as is known now.

@@ -179,6 +179,54 @@ fn each_make_command_in_the_documents_exists() {
     }
 }
 
+/// The code that reads the configuration, without its tests.
+fn config_code() -> String {
+    let is_config =
+        |path: &PathBuf| path.starts_with("agent/src/config") || path == Path::new("agent/src/config.rs");
+    let texts = files(".rs").into_iter().filter(is_config).map(|path| read(&root().join(path)));
+    texts.map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()).collect()
+}
+
+/// Keys it asks for by their names: `map.flag("remote", false)`.
+fn keys_read(code: &str) -> BTreeSet<String> {
+    let readers =
+        ["map", "maps", "text", "text_or", "texts", "word", "flag", "number", "duration", "bytes", "secret"];
+    let calls = code.match_indices("(\"").map(|(at, _)| code.split_at(at));
+    let asks = |call: &str| call.rsplit_once('.').is_some_and(|(_, name)| readers.contains(&name));
+    calls
+        .filter(|(call, _)| asks(call))
+        .filter_map(|(_, rest)| rest.split('"').nth(1))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Can it be asked for at all: is it a word of the code, or does it end like one that the code puts together?
+fn is_known(key: &str, code: &str) -> bool {
+    let composed = key.split_once('_').is_some_and(|(_, end)| code.contains(&format!("}}_{end}\"")));
+    composed || code.contains(&format!("\"{key}\""))
+}
+
+/// Keys of `deploy/agent.yaml`, where one `#` before a key switches it off, and `# ` with a word begins prose.
+fn keys_documented() -> BTreeSet<String> {
+    let text = read(&root().join("deploy/agent.yaml"));
+    let is_prose = |line: &&str| line.starts_with("# ") && !line.starts_with("#  ");
+    let lines = text.lines().filter(|line| !is_prose(line));
+    let keys = lines
+        .flat_map(|line| line.split(['#', '{', ',', ' ', '-']).filter_map(|word| word.strip_suffix(':')));
+    keys.filter(|key| !key.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn each_key_is_documented_and_each_documented_key_is_read() {
+    let (code, documented) = (config_code(), keys_documented());
+    let read = keys_read(&code);
+    assert!(read.len() > 20, "the way keys are read has changed; this test must follow: {read:?}");
+    let silent: Vec<_> = read.difference(&documented).collect();
+    assert!(silent.is_empty(), "not in deploy/agent.yaml: {silent:?}");
+    let dead: Vec<_> = documented.iter().filter(|key| !is_known(key, &code)).collect();
+    assert!(dead.is_empty(), "in deploy/agent.yaml, but nobody reads it: {dead:?}");
+}
+
 #[test]
 fn ci_runs_what_a_developer_runs() {
     let ci = read(&root().join(".ci/run"));

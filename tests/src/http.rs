@@ -94,6 +94,16 @@ impl Peer {
     }
 }
 
+/// [`Peer::get`] over plain TCP.
+pub fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<Answer> {
+    Peer::from(address).get(path, limit)
+}
+
+/// [`Peer::post_json`] over plain TCP.
+pub fn post_json(address: SocketAddr, path: &str, json: &str, limit: Duration) -> Result<Answer> {
+    Peer::from(address).post_json(path, json, limit)
+}
+
 fn talk(mut stream: impl Read + Write, request: &[u8]) -> Result<Answer> {
     stream.write_all(request).context("send request")?;
     let mut bytes = Vec::new();

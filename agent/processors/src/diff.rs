@@ -4,6 +4,7 @@
 //! it does not vote. Pure: the same two profiles give the same rows, in the same order.
 
 mod stats;
+mod wrappers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -149,6 +150,8 @@ fn top(set: &ProfileSet) -> String {
 /// filter that does not look at the difference. The n of a share is [`FunctionCounts::samples`]: the samples of a CPU
 /// profile, the goroutines, the effective number of sampled objects of a heap (never its bytes).
 ///
+/// Where there are more than [`ROWS_MAX`] rows, callers that only pass on the change of one callee go first.
+///
 /// Shares say nothing about a uniform slow-down: the totals of [`ProfileDiff`] do.
 #[must_use]
 pub fn compare(before: &FunctionCounts, after: &FunctionCounts) -> Vec<FunctionDiff> {
@@ -182,7 +185,12 @@ pub fn compare(before: &FunctionCounts, after: &FunctionCounts) -> Vec<FunctionD
             .total_cmp(&change(a).abs())
             .then_with(|| change(b).total_cmp(&change(a)).then_with(|| a.name.cmp(&b.name)))
     });
-    rows.truncate(ROWS_MAX);
+    if rows.len() > ROWS_MAX {
+        let dropped: BTreeSet<String> =
+            wrappers::passing_on(&rows, before, after).into_iter().map(str::to_owned).collect();
+        rows.retain(|row| !dropped.contains(&row.name));
+        rows.truncate(ROWS_MAX);
+    }
     rows
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 
 use super::{Ended, Exit, Failure, runtime, say};
-use crate::admin::client;
+use crate::admin::client::{self, Address};
 
 /// Arguments of `agent mark`.
 #[derive(Debug, Args)]
@@ -46,12 +46,15 @@ pub(super) fn mark(mark: &Mark) -> Ended {
         "target": mark.target, "revision": mark.revision, "kind": kind, "rollback_of": mark.rollback_of,
     });
     let answer = runtime()?
-        .block_on(client::post(&client::Address::Unix(mark.socket.clone()), "/mark", body.to_string()))
-        .with_context(|| format!("reach the agent at {} (is it running, and may you write there?)", mark.socket.display()))
+        .block_on(client::post(&Address::Unix(mark.socket.clone()), "/mark", body.to_string()))
+        .with_context(|| {
+            format!("reach the agent at {} (is it running, and may you write there?)", mark.socket.display())
+        })
         .map_err(|error| Failure::new(Exit::TargetDown, error))?;
+    let text = answer.body;
     if !(200..300).contains(&answer.status) {
-        return Err(Failure::new(Exit::Data, anyhow!("the agent refused the mark: {}", answer.body)));
+        return Err(Failure::new(Exit::Data, anyhow!("the agent refused the mark: {text}")));
     }
-    say(&answer.body);
+    say(text.trim_end());
     Ok(Exit::Ok)
 }

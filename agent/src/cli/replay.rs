@@ -83,7 +83,10 @@ fn held_against(engine: &mut Engine, entries: &[Entry]) -> Exit {
                     if recorded != Some(line.as_str()) {
                         differ += 1;
                         if differ <= DIFFERENCES_MAX {
-                            tell(&format!("differs:\n  recorded {}\n  replayed {line}", recorded.unwrap_or("nothing")));
+                            tell(&format!(
+                                "differs:\n  recorded {}\n  replayed {line}",
+                                recorded.unwrap_or("nothing")
+                            ));
                         }
                     }
                     say(&line);
@@ -143,9 +146,10 @@ fn looped(quiet: &[&Record], lead_ns: u64) -> Vec<Record> {
     let gap_ns = lead_ns - rounds * round_ns;
     (0..rounds)
         .flat_map(|round| {
-            quiet
-                .iter()
-                .map(move |record| Record { at: record.at.plus_ns(gap_ns + round * round_ns), ..(*record).clone() })
+            quiet.iter().map(move |record| Record {
+                at: record.at.plus_ns(gap_ns + round * round_ns),
+                ..(*record).clone()
+            })
         })
         .collect()
 }

@@ -27,8 +27,13 @@ pub(super) fn run(source: &Source, recording: Option<&Path>) -> Ended {
     if !problems.is_empty() {
         return Err(Failure::new(Exit::Config, anyhow!("{} problems in the configuration", problems.len())));
     }
-    let telemetry = telemetry::init(&config.logging, &config.otlp, &config.node)
-        .map_err(|error| Failure::new(Exit::Config, error))?;
+    let telemetry = telemetry::init(&telemetry::Config {
+        level: config.logging.level.clone(),
+        json: config.logging.json,
+        endpoint: config.telemetry_endpoint(),
+        node: config.node.clone(),
+    })
+    .map_err(|error| Failure::new(Exit::Config, error))?;
     for warning in &warnings {
         tracing::warn!(place = %warning.place, "ignored: {}", warning.text);
     }

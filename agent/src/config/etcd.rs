@@ -53,7 +53,10 @@ fn member(mut map: Map<'_>, node: &str) -> Option<Target> {
     let tls = TlsFiles { ca: path(map.text("ca")), cert: path(map.text("cert")), key: path(map.text("key")) };
     let local = map.flag("local", true);
     if endpoint.is_none() {
-        map.reject("client", "or `metrics` must be given: a URL of the member, e.g. `https://127.0.0.1:2379`");
+        map.reject(
+            "client",
+            "or `metrics` must be given: a URL of the member, e.g. `https://127.0.0.1:2379`",
+        );
     }
     map.done();
     let (name, endpoint) = (name?, endpoint?);

@@ -1,5 +1,6 @@
 //! The parts' own maps: how each part's checked configuration is read from its keys.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub(crate) struct Profiling {
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     /// `address:port`.
-    pub(crate) listen: String,
+    pub(crate) listen: SocketAddr,
     /// The socket's path.
     pub(crate) socket: PathBuf,
     /// Other addresses than loopback are allowed.
@@ -102,9 +103,8 @@ pub(super) fn probe(root: &mut Map<'_>) -> probe::Config {
 pub(super) fn member(root: &mut Map<'_>) -> member::Config {
     let mut map = root.map("member");
     let interval = map.duration("interval", 10 * SECOND, (SECOND, HOUR));
-    let hash_kv = map
-        .flag("hash_kv", false)
-        .then(|| map.duration("hash_kv_interval", HOUR, (60 * SECOND, DAY)));
+    let hash_kv =
+        map.flag("hash_kv", false).then(|| map.duration("hash_kv_interval", HOUR, (60 * SECOND, DAY)));
     if hash_kv.is_none() {
         map.duration("hash_kv_interval", HOUR, (60 * SECOND, DAY));
     }
@@ -239,6 +239,14 @@ fn verdict(root: &mut Map<'_>) -> verdict::Config {
 pub(super) fn admin(root: &mut Map<'_>) -> Admin {
     let mut map = root.map("admin");
     let listen = map.text_or("listen", "127.0.0.1:9464");
+    let parsed = listen.parse();
+    if parsed.is_err() {
+        map.reject(
+            "listen",
+            &format!("must be an address and a port, e.g. `127.0.0.1:9464`, not `{listen}`"),
+        );
+    }
+    let listen = parsed.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
     let socket = PathBuf::from(map.text_or("socket", SOCKET));
     let exposed = map.flag("exposed", false);
     let self_profile = map.flag("self_profile", false);

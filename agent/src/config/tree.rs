@@ -230,14 +230,22 @@ impl<'y> Map<'y> {
     }
 
     /// A duration such as `900ms`, `10s`, `5m`, `1h`, within bounds, or the default.
-    pub(crate) fn duration(&mut self, key: &str, default: Duration, bounds: (Duration, Duration)) -> Duration {
+    pub(crate) fn duration(
+        &mut self,
+        key: &str,
+        default: Duration,
+        bounds: (Duration, Duration),
+    ) -> Duration {
         let found = self.find(key).and_then(|node| {
             let text = self.string(node, key).unwrap_or_default();
-            let within =
-                parse_duration(&text).filter(|found| (bounds.0..=bounds.1).contains(found));
+            let within = parse_duration(&text).filter(|found| (bounds.0..=bounds.1).contains(found));
             if within.is_none() {
                 let (least, most) = (tell_duration(bounds.0), tell_duration(bounds.1));
-                self.at(node, key, &format!("must be a duration from {least} to {most}, e.g. `10s`, not `{text}`"));
+                self.at(
+                    node,
+                    key,
+                    &format!("must be a duration from {least} to {most}, e.g. `10s`, not `{text}`"),
+                );
             }
             within
         });
@@ -256,7 +264,11 @@ impl<'y> Map<'y> {
             let within = parse_bytes(&text).filter(|found| (bounds.0..=bounds.1).contains(found));
             if within.is_none() {
                 let (least, most) = bounds;
-                self.at(node, key, &format!("must be a size from {least} to {most} bytes, e.g. `32MiB`, not `{text}`"));
+                self.at(
+                    node,
+                    key,
+                    &format!("must be a size from {least} to {most} bytes, e.g. `32MiB`, not `{text}`"),
+                );
             }
             within
         });
@@ -269,7 +281,11 @@ impl<'y> Map<'y> {
     pub(crate) fn secret(&mut self, key: &str) -> Option<String> {
         let node = self.find(key)?;
         if !matches!(node.yaml.data, YamlData::Mapping(_)) {
-            self.at(node, key, "must name where the secret is: `{ file: PATH }` or `{ env: NAME }`, never the secret itself");
+            self.at(
+                node,
+                key,
+                "must name where the secret is: `{ file: PATH }` or `{ env: NAME }`, never the secret itself",
+            );
             return None;
         }
         let mut from = Map::over(vec![node], self.path_to(key), self.notes);
@@ -277,7 +293,9 @@ impl<'y> Map<'y> {
             (Some(file), None) => std::fs::read_to_string(&file)
                 .map(|text| text.trim_end().to_owned())
                 .map_err(|error| format!("cannot be read from {file}: {error}")),
-            (None, Some(name)) => std::env::var(&name).map_err(|error| format!("cannot be read from ${name}: {error}")),
+            (None, Some(name)) => {
+                std::env::var(&name).map_err(|error| format!("cannot be read from ${name}: {error}"))
+            }
             _ => Err("must name either `file` or `env`".to_owned()),
         };
         from.done();
@@ -460,7 +478,11 @@ mod tests {
             let nodes = document.iter().map(|yaml| Node { file: "agent.yaml", yaml }).collect();
             let mut root = Map::root(nodes, &notes);
             let mut scrape = root.map("scrape");
-            scrape.duration("interval", Duration::from_secs(1), (Duration::from_millis(100), Duration::from_secs(60)));
+            scrape.duration(
+                "interval",
+                Duration::from_secs(1),
+                (Duration::from_millis(100), Duration::from_secs(60)),
+            );
             scrape.bytes("body_max", 1 << 24, (1 << 10, 1 << 30));
             scrape.done();
             root.flag("enforce", false);
@@ -476,14 +498,19 @@ mod tests {
     fn every_problem_is_told_at_once_with_its_place() {
         let text = "scrape:\n  intervall: 1s\n  body_max: lots\nenforce: yes please\ncompression: lz4\ntarget: 2\nfiles: one\nextra: 1\n";
         let told = problems(text);
-        let check = |expected: &str| assert!(told.iter().any(|problem| problem == expected), "{expected}\n{told:#?}");
+        let check =
+            |expected: &str| assert!(told.iter().any(|problem| problem == expected), "{expected}\n{told:#?}");
         check("agent.yaml:2:3: `scrape.intervall` is not a key; did you mean `interval`?");
-        check("agent.yaml:3:13: `scrape.body_max` must be a size from 1024 to 1073741824 bytes, e.g. `32MiB`, not `lots`");
+        check(
+            "agent.yaml:3:13: `scrape.body_max` must be a size from 1024 to 1073741824 bytes, e.g. `32MiB`, not `lots`",
+        );
         check("agent.yaml:4:10: `enforce` must be `true` or `false`");
         check("agent.yaml:5:14: `compression` must be one of zstd, gzip, none, not `lz4`");
         check("agent.yaml:6:9: `target` must be a number from 0.5 to 0.99999");
         check("agent.yaml:7:8: `files` must be a list, e.g. `[one, two]`");
-        check("agent.yaml:8:1: `extra` is not a key; known here: compression, enforce, files, scrape, target");
+        check(
+            "agent.yaml:8:1: `extra` is not a key; known here: compression, enforce, files, scrape, target",
+        );
         assert_eq!(told.len(), 7);
     }
 

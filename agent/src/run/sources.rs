@@ -20,25 +20,34 @@ use crate::pipeline::Pipeline;
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// The members to watch: those that were named, and those that are found on this node.
-pub(super) async fn targets(config: &Config) -> Vec<Target> {
-    let environment = Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
+pub(crate) async fn targets(config: &Config) -> Vec<Target> {
+    let environment =
+        Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
     let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
     let mut targets = config.etcd.members.clone();
     for target in &mut targets {
         target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
     }
     if config.etcd.discovery {
+        let found = discover::probe_reachable(found).await;
         for line in found.describe() {
             info!("{line}");
         }
-        let reached = discover::probe_reachable(found.candidates).await;
-        for target in found.targets.into_iter().chain(reached) {
+        for target in found.targets {
             if !targets.iter().any(|known| is_same(known, &target)) {
                 targets.push(target);
             }
         }
     }
     targets
+}
+
+/// Where members were looked for, a line each: for whoever found none.
+pub(crate) async fn looked(config: &Config) -> Vec<String> {
+    let environment =
+        Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
+    let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
+    discover::probe_reachable(found).await.describe()
 }
 
 fn is_same(one: &Target, other: &Target) -> bool {
@@ -64,14 +73,16 @@ pub(super) fn spawn(
         members(pipeline, base, config, (target, &puts));
     }
     let (watched, watched_end) = watch::channel(pids(targets));
-    let host = host::Host::new(PathBuf::from("/"), config.host.clone(), watched_end, (base.clock.clone(), ledger()));
+    let host =
+        host::Host::new(PathBuf::from("/"), config.host.clone(), watched_end, base.clock.clone(), ledger());
     pipeline.source("host", host.run(Arc::clone(&base.node), base.inbox.clone(), cancel()));
     pipeline.source("members", follow_pids(watched, targets.to_vec(), config.clone(), (cancel(), reloads)));
     let files: Vec<_> = targets
         .iter()
         .filter_map(|target| Some((target.log_file.clone()?, target.identity.clone())))
         .collect();
-    let follower = logs::Follower::new(config.logs.clone(), &base.node, files, (base.clock.clone(), ledger()));
+    let follower =
+        logs::Follower::new(config.logs.clone(), &base.node, files, (base.clock.clone(), ledger()));
     pipeline.source("logs", follower.run(base.inbox.clone(), cancel()));
     let mut marks = config.marks.clone();
     marks.watched.extend(targets.iter().filter_map(marks::Watched::member));
@@ -79,7 +90,12 @@ pub(super) fn spawn(
     pipeline.source("marks", watch.run(Arc::clone(&base.node), base.inbox.clone(), cancel()));
 }
 
-fn members(pipeline: &mut Pipeline, base: &Base, config: &Config, (target, puts): (&Target, &probe::PutClock)) {
+fn members(
+    pipeline: &mut Pipeline,
+    base: &Base,
+    config: &Config,
+    (target, puts): (&Target, &probe::PutClock),
+) {
     let cancel = || base.shared.cancel.clone();
     let ledger = || base.shared.ledger.clone();
     if target.metrics_url.is_some() {
@@ -107,9 +123,9 @@ pub(super) fn capturer(base: &Base, config: &Config, targets: &[Target]) -> Capt
 fn profiled(target: &Target) -> Option<ProfileTarget> {
     let base_url = target.pprof_url.clone()?;
     let tls = base_url.starts_with("https://").then(|| tls::client_config(&target.tls)).transpose();
-    let client = tls.map_err(|error| error.to_string()).and_then(|tls| {
-        profile::fetch::client(tls).map_err(|error| error.to_string())
-    });
+    let client = tls
+        .map_err(|error| error.to_string())
+        .and_then(|tls| profile::fetch::client(tls).map_err(|error| error.to_string()));
     match client {
         Ok(client) => {
             let identity = target.identity.clone();
@@ -152,7 +168,8 @@ async fn follow_pids(
         let environment = Environment::system(&config.node);
         let Ok(found) = spawn_blocking(move || discover::find(&environment)).await else { continue };
         for target in &mut targets {
-            target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
+            target.pid =
+                found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
         }
         watched.send_if_modified(|known| {
             let new = pids(&targets);

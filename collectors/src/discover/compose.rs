@@ -18,11 +18,16 @@ const CLIENT: &str = "http://127.0.0.1:2379";
 const METRICS: &str = "http://127.0.0.1:2381";
 
 /// The name of a member's state: `--name`, else the address it listens on.
-pub(crate) fn name(member: &Member) -> String {
+fn name(member: &Member) -> String {
     match member.flags.get("name") {
         Some(name) => name.to_owned(),
         None => client_url(member).map_or_else(|| format!("pid-{}", member.pid), |url| url.authority()),
     }
+}
+
+/// Whether discovery calls this member so: by its name, or by its address where two have one name.
+pub(crate) fn is_called(member: &Member, called: &str) -> bool {
+    name(member) == called || client_url(member).is_some_and(|url| url.authority() == called)
 }
 
 fn client_url(member: &Member) -> Option<Url> {

@@ -62,8 +62,16 @@ pub(crate) fn program(arguments: &[String]) -> &str {
     first.rsplit('/').next().unwrap_or("")
 }
 
+/// An etcd, or a k3s or RKE2 with one inside; `None` for another program, a note for a k3s or RKE2 without.
+pub(crate) fn any_member(root: &Path, pid: u32) -> Result<Option<Member>, String> {
+    match member(root, pid) {
+        Some(member) => Ok(Some(member)),
+        None => rancher(root, pid),
+    }
+}
+
 /// An etcd's settings, or `None` for another program.
-pub(crate) fn member(root: &Path, pid: u32) -> Option<Member> {
+fn member(root: &Path, pid: u32) -> Option<Member> {
     let arguments = arguments(root, pid);
     if program(&arguments) != "etcd" {
         return None;
@@ -96,10 +104,9 @@ pub(super) fn members(environment: &Environment, discovery: &mut Discovery) -> V
     };
     let mut members = Vec::new();
     for pid in &pids {
-        if let Some(member) = member(root, *pid) {
-            members.push(member);
-        } else if let Some(member) = rancher(environment, *pid, discovery) {
-            members.push(member);
+        match any_member(root, *pid) {
+            Ok(member) => members.extend(member),
+            Err(note) => discovery.notes.push(note),
         }
     }
     discovery.look("/proc", format!("{} processes, {} etcd", pids.len(), members.len()));
@@ -107,22 +114,24 @@ pub(super) fn members(environment: &Environment, discovery: &mut Discovery) -> V
 }
 
 /// k3s or RKE2 as a server whose data directory holds an etcd.
-fn rancher(environment: &Environment, pid: u32, discovery: &mut Discovery) -> Option<Member> {
-    let arguments = arguments(&environment.root, pid);
-    let (program, home) = RANCHER.into_iter().find(|(name, _)| *name == program(&arguments))?;
+fn rancher(root: &Path, pid: u32) -> Result<Option<Member>, String> {
+    let arguments = arguments(root, pid);
+    let Some((program, home)) = RANCHER.into_iter().find(|(name, _)| *name == program(&arguments)) else {
+        return Ok(None);
+    };
     let words: Vec<String> = arguments.iter().flat_map(|word| word.split(' ')).map(str::to_owned).collect();
     if words.get(1).map(String::as_str) != Some("server") {
-        return None;
+        return Ok(None);
     }
     let given = Flags::from_arguments(words.get(2..).unwrap_or_default());
     let home = given.get("data-dir").or_else(|| given.get("d")).unwrap_or(home);
     let data = format!("{home}/server/db/etcd");
-    let name = read(&environment.path(format!("{data}/name")));
-    if name.is_none() && !environment.path(&data).is_dir() {
-        discovery
-            .notes
-            .push(format!("{program} (pid {pid}) runs without an etcd of its own that we can see in {data}"));
-        return None;
+    let dir = root.join(data.trim_start_matches('/'));
+    let name = read(&dir.join("name"));
+    if name.is_none() && !dir.is_dir() {
+        return Err(format!(
+            "{program} (pid {pid}) runs without an etcd of its own that we can see in {data}"
+        ));
     }
     let name = String::from_utf8_lossy(&name.unwrap_or_default()).trim().to_owned();
     let flags = Flags::from_arguments(&[
@@ -133,7 +142,7 @@ fn rancher(environment: &Environment, pid: u32, discovery: &mut Discovery) -> Op
         "--client-cert-auth=true".to_owned(),
         format!("--trusted-ca-file={home}/server/tls/etcd/server-ca.crt"),
     ]);
-    Some(Member { pid, flags, rancher: true })
+    Ok(Some(Member { pid, flags, rancher: true }))
 }
 
 fn nul_separated(path: &Path) -> Vec<String> {

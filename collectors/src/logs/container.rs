@@ -4,20 +4,19 @@
 use crate::logs::flat::Fields;
 use crate::logs::time;
 
-/// The line inside `2026-11-21T03:00:00.123456789Z stderr F …`.
+/// The line inside `2026-11-21T03:00:00.123456789Z stderr F …`, and the runtime's time.
 #[must_use]
-pub(super) fn cri(raw: &[u8]) -> Option<&[u8]> {
-    let (_, taken) = time::civil(raw)?;
+pub(super) fn cri(raw: &[u8]) -> Option<(&[u8], u64)> {
+    let (written, taken) = time::civil(raw)?;
     let rest = raw.get(taken..)?;
-    [&b" stdout F "[..], b" stderr F "].iter().find_map(|wrapper| rest.strip_prefix(*wrapper))
+    let inner = [&b" stdout F "[..], b" stderr F "].iter().find_map(|wrapper| rest.strip_prefix(*wrapper))?;
+    Some((inner, written.ns))
 }
 
-/// The line inside `{"log":"…\n","stream":"stderr","time":"…"}`.
+/// The line inside `{"log":"…\n","stream":"stderr","time":"…"}`, and the runtime's time.
 #[must_use]
-pub(super) fn docker<'a>(fields: &'a Fields<'_>) -> Option<&'a str> {
-    let stream = fields.text(&["stream"])?;
-    if !matches!(stream, "stdout" | "stderr") || fields.get("time").is_none() {
-        return None;
-    }
-    fields.text(&["log"])
+pub(super) fn docker<'a>(fields: &'a Fields<'_>) -> Option<(&'a str, u64)> {
+    let written = time::civil_whole(fields.text(&["time"])?)?;
+    matches!(fields.text(&["stream"])?, "stdout" | "stderr").then_some(())?;
+    Some((fields.text(&["log"])?, written.ns))
 }

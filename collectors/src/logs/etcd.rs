@@ -110,12 +110,12 @@ fn apply_operation<'a>(prefix: &str, request: &'a str) -> &'a str {
     if prefix.contains("txn") {
         return "txn";
     }
-    // `header:<ID:… > put:<key:…`: the field after the header is the operation.
-    let body = match request.split_once("header:<") {
-        Some((_, header)) => header.split_once('>').map_or("", |(_, body)| body),
+    // `header:<ID:… > put:<key:…`, with braces in some lines of 3.7: the field after the header is the operation.
+    let body = match request.split_once("header:") {
+        Some((_, header)) => header.split_once(['>', '}']).map_or("", |(_, body)| body),
         None => request,
     };
-    let name = body.trim_start().split([':', '<', ' ']).next().unwrap_or("");
+    let name = body.trim_start().split([':', '<', '{', ' ']).next().unwrap_or("");
     // A read that failed before it had a prefix is printed bare.
     match name {
         "key" | "limit" | "range_end" | "serializable" => "range",
@@ -237,6 +237,8 @@ mod tests {
             "lease_grant",
         );
         check("", "header:<ID:475 > compaction:<revision:7 > ", "compaction");
+        check("", "header:{ID:57}  compaction:{revision:432  physical:true}", "compaction");
+        check("", "ID:47 Method:\"PUT\" Path:\"/0/members\"", "apply");
         check("", "", "apply");
         check("", "header:<", "apply");
     }

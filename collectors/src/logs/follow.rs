@@ -16,7 +16,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::logs::tail::{Owner, Parsed, Tail};
+use crate::logs::followed::{Owner, Parsed};
+use crate::logs::tail::Tail;
 use crate::logs::{Config, checkpoint};
 use crate::target::Identity;
 

@@ -81,8 +81,9 @@ pub fn parse(raw: &[u8], context: &Context<'_>) -> Line {
     if raw.is_empty() {
         return Line::Quiet;
     }
-    if let Some(inner) = container::cri(raw) {
-        return bare(inner, context);
+    if let Some((inner, now_ns)) = container::cri(raw) {
+        // A line without a time of its own has the runtime's.
+        return bare(inner, &Context { now_ns, ..*context });
     }
     bare(raw, context)
 }
@@ -90,7 +91,8 @@ pub fn parse(raw: &[u8], context: &Context<'_>) -> Line {
 fn bare(raw: &[u8], context: &Context<'_>) -> Line {
     if raw.first() == Some(&b'{') {
         let Some(fields) = Fields::read(raw) else { return Line::Reject(Reject::BadJson) };
-        if let Some(inner) = container::docker(&fields) {
+        if let Some((inner, now_ns)) = container::docker(&fields) {
+            let context = &Context { now_ns, ..*context };
             // One level only: a container's line that quotes a container's line is data.
             return match Fields::read(inner.as_bytes()) {
                 Some(inner_fields) => fielded(inner.as_bytes(), &inner_fields, context),

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::schedule::Lane;
 use super::{PutClock, RECORD_BYTES, Reach};
 use crate::etcd::outcome;
+use crate::member;
 
 /// A lease that could not be revoked goes by itself after this: at the shipped rate at most three live at once.
 const LEASE_TTL_S: i64 = 10;
@@ -40,8 +41,12 @@ impl Call {
             }
             Lane::Status => {
                 let mut maintenance = self.client.maintenance_client();
-                let answer = async { maintenance.status().await.map(|status| ((), ids(status.header()))) };
-                self.measure(lane.kind(), due, Some(place), answer).await;
+                let answer = async {
+                    maintenance.status().await.map(|status| (member::state(&status), ids(status.header())))
+                };
+                if let Some(state) = self.measure(lane.kind(), due, Some(place), answer).await {
+                    self.reach.identity.tell((due, state));
+                }
             }
             Lane::LeaseCycle => self.lease_cycle(due, place).await,
             Lane::Put => self.put(due, place).await,

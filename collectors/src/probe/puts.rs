@@ -56,7 +56,7 @@ impl PutClock {
         let text = std::str::from_utf8(value).ok()?;
         let (wall_ns, number) = text.split_once(' ')?;
         let put = self.lock().known.get(&number.parse().ok()?).copied()?;
-        (put.due.wall_ns == wall_ns.parse().ok()?).then_some(put)
+        (put.due.wall_ns == wall_ns.parse::<u64>().ok()?).then_some(put)
     }
 
     /// The number of the latest put.

@@ -22,8 +22,12 @@ use rejects::Rejects;
 const TOMBSTONES_MIN: usize = 64;
 /// … and so does a quarter of the layout: a large page may lose more before it pays to build a new one.
 const TOMBSTONES_SHARE: usize = 4;
-/// After so many failures in a row the layout shrinks to the synthetic series: a dead target costs its row of absences no more.
-const FAILURES_MAX: u32 = 10;
+/// After so many failures in a row (half a minute at 1 s: longer than a planned restart) the layout shrinks to the synthetic
+/// series: a dead target costs its row of absences no more.
+const FAILURES_MAX: u32 = 30;
+/// A layout of so many series costs some ten milliseconds to build; one of ten times as many is kept for ten pages, so that
+/// a target which invents series each second costs a bounded share of a core. etcd's pages stay below and never wait.
+const SERIES_PER_PAGE_OF_REST: usize = 10_000;
 /// A start time moves by rounding and by the kernel's boot time being slewed; a restart moves it by more.
 const START_JITTER_S: f64 = 1.5;
 /// What one page, or its absence, became.
@@ -84,6 +88,8 @@ pub struct Columns {
     trimmed: bool,
     /// Build anew at the next page.
     worn: bool,
+    /// Pages to go before the next generation may be built.
+    rest: usize,
     failures: u32,
     /// Sent while the target is down for long; in its place comes a new generation when it returns.
     quiet: Option<Arc<Layout>>,
@@ -119,6 +125,7 @@ impl Columns {
             start_s: None,
             trimmed: false,
             worn: false,
+            rest: 0,
             failures: 0,
             quiet: None,
         };
@@ -138,7 +145,8 @@ impl Columns {
     /// The rejects, when nothing but rejects is on it: a login page, another encoding. It is no page; the caller says
     /// [`Columns::fail`].
     pub fn read(&mut self, page: &[u8], duration_ns: u64) -> Result<Reading, Rejects> {
-        if self.worn || self.quiet.take().is_some() {
+        self.rest = self.rest.saturating_sub(1);
+        if (self.worn && self.rest == 0) || self.quiet.take().is_some() {
             self.rebuild(page);
         }
         let pass = match self.pass(page) {
@@ -264,7 +272,12 @@ impl Columns {
                 Ok(place + 1)
             }
             Some((place, _)) => Ok(place + 1),
-            None if self.trimmed || matches!(exposition::line(raw), Ok(Line::Help { .. })) => Ok(next),
+            None if self.trimmed
+                || self.rest > 0
+                || matches!(exposition::line(raw), Ok(Line::Help { .. })) =>
+            {
+                Ok(next)
+            }
             None => Err(Unknown),
         }
     }
@@ -297,6 +310,7 @@ impl Columns {
     fn unknown(&self, key: &[u8], tail: Tail, pass: &mut Pass) -> Result<(), Unknown> {
         let reject = match key::split(key) {
             Ok(_) if self.trimmed => Reject::SeriesLimit,
+            Ok(_) if self.rest > 0 => Reject::TooSoon,
             Ok(_) => return Err(Unknown),
             Err(reject) => reject,
         };

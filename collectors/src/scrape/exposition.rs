@@ -50,11 +50,13 @@ pub enum Reject {
     Reserved,
     /// More series than configured; the first ones stay.
     SeriesLimit,
+    /// New on a large page whose layout was built a moment ago; it is taken with the next layout.
+    TooSoon,
 }
 
 impl Reject {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Reject; 15] = [
+    pub const ALL: [Reject; 16] = [
         Reject::BadLine,
         Reject::BadLabels,
         Reject::BadValue,
@@ -70,6 +72,7 @@ impl Reject {
         Reject::TypeConflict,
         Reject::Reserved,
         Reject::SeriesLimit,
+        Reject::TooSoon,
     ];
 
     /// The label of `agent_scrape_rejects_total`.
@@ -91,6 +94,7 @@ impl Reject {
             Reject::TypeConflict => "type_conflict",
             Reject::Reserved => "reserved",
             Reject::SeriesLimit => "series_limit",
+            Reject::TooSoon => "too_soon",
         }
     }
 }

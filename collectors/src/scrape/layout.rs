@@ -257,8 +257,8 @@ mod tests {
             &[("h", MetricKind::Histogram)],
             &[
                 "h_bucket{le=\"+Inf\",a=\"1\"}",
-                "h_bucket{a=\"1\",le=\"0.5\"}",
                 "h_bucket{a=\"1\",le=\"1e-3\"}",
+                "h_bucket{a=\"1\",le=\"0.5\"}",
                 "h_sum{a=\"1\"}",
                 "h_count{a=\"1\"}",
                 "h_count{a=\"2\"}",
@@ -267,7 +267,7 @@ mod tests {
         assert!(rejects.is_empty());
         assert_eq!(layout.families.len(), 1 + SYNTHETIC.len());
         let shape = &layout.find("h", &[("a", "1")]).unwrap().shape;
-        let buckets = vec![(0.001, 2), (0.5, 1), (f64::INFINITY, 0)];
+        let buckets = vec![(0.001, 1), (0.5, 2), (f64::INFINITY, 0)];
         assert_eq!(*shape, PointShape::Histogram { buckets, sum: Some(3), count: Some(4) });
         let lonely = &layout.find("h", &[("a", "2")]).unwrap().shape;
         assert_eq!(*lonely, PointShape::Histogram { buckets: vec![], sum: None, count: Some(5) });

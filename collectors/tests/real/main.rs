@@ -4,4 +4,5 @@
 
 mod members;
 mod probes;
+mod processes;
 mod server;

@@ -76,6 +76,11 @@ impl Server {
         }
     }
 
+    /// Another version's program from the next start on, over the same data.
+    pub(crate) fn becomes(&mut self, version: &str) {
+        self.binary = binary(version);
+    }
+
     pub(crate) async fn client(&self) -> Client {
         Client::connect([self.url.as_str()], None).await.expect("connect")
     }

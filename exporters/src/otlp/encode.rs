@@ -108,3 +108,6 @@ impl Encoder {
         payloads
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,9 +66,14 @@ impl GrpcClient {
 
     pub(crate) async fn send(&mut self, body: Bytes) -> Reply {
         let timeout = self.timeout;
-        tokio::time::timeout(timeout, self.call(body))
-            .await
-            .unwrap_or_else(|_| Reply::later("timeout", "no answer in time"))
+        match tokio::time::timeout(timeout, self.call(body)).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                // A connection that swallows requests would swallow the next one too.
+                self.channel = None;
+                Reply::later("timeout", "no answer in time")
+            }
+        }
     }
 
     async fn call(&mut self, body: Bytes) -> Reply {

@@ -43,7 +43,10 @@ impl HttpClient {
             .user_agent(USER_AGENT)
             .timeout(destination.timeout)
             .redirect(reqwest::redirect::Policy::none())
-            .pool_max_idle_per_host(1);
+            .pool_max_idle_per_host(1)
+            // Finds out within one attempt that a connection is dead.
+            .http2_keep_alive_interval(destination.timeout / 2)
+            .http2_keep_alive_timeout(destination.timeout / 2);
         if is_loopback(&url) {
             builder = builder.no_proxy();
         }

@@ -23,6 +23,8 @@ use tokio::task::JoinSet;
 use super::wire::Writer;
 use super::*;
 
+mod tls;
+
 /// What a receiver does with one request; the last one of a script is repeated.
 #[derive(Clone, Debug)]
 enum Answer {

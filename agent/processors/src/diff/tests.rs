@@ -168,6 +168,26 @@ fn rows_are_bounded_and_the_largest_come_first() {
     assert!(seen.is_sorted_by(|a, b| a.after - a.before >= b.after - b.before));
 }
 
+#[test]
+fn wrappers_make_room_for_what_they_wrap() {
+    // w00 calls w01 calls … w59 calls hot; a and b call each other; hot itself is the last by share.
+    let names: Vec<String> = (0..60).map(|n| format!("w{n:02}")).collect();
+    let mut rows: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 500)).collect();
+    rows.extend([("a", 490), ("b", 490), ("hot", 480)]);
+    let mut after = cpu(1_000, &rows);
+    let at = |name: &str| {
+        u32::try_from(after.functions.iter().position(|function| function.name == name).unwrap()).unwrap()
+    };
+    let mut edges: Vec<(u32, u32, u64)> =
+        names.windows(2).map(|pair| (at(&pair[0]), at(&pair[1]), 500 * PERIOD_NS)).collect();
+    edges.extend([(at("w59"), at("hot"), 480 * PERIOD_NS), (at("a"), at("b"), 490 * PERIOD_NS)]);
+    edges.extend([(at("b"), at("a"), 490 * PERIOD_NS), (at("hot"), at("hot"), 480 * PERIOD_NS)]);
+    after.edges = edges;
+    let seen = compare(&cpu(1_000, &[]), &after);
+    let names: Vec<&str> = seen.iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names, ["a", "hot"]);
+}
+
 fn captured(outcome: CaptureOutcome) -> Record {
     let capture = CaptureResult { request: 3, target: "m1".to_owned(), outcome };
     Record { at: Stamp::default(), origin: Arc::new(Origin::default()), fact: Fact::Capture(capture) }

@@ -418,3 +418,102 @@ fn another_limit_begins_anew_and_another_target_does_not() {
         (Name::LinearizableRead, 0)
     );
 }
+
+/// Transitions of the write objective's change lane: (second, target, revision, firing).
+fn changes(watch: &Watch) -> Vec<(u64, String, bool)> {
+    let of = |(at, burn): &(u64, Burn)| match &burn.lane {
+        Lane::Change { target, revision } if burn.slo == "write" => {
+            Some((*at, format!("{target} {revision}"), burn.firing))
+        }
+        _ => None,
+    };
+    watch.burns.iter().filter_map(of).collect()
+}
+
+#[test]
+fn two_rollouts_that_fit_are_both_heard() {
+    let mut watch = Watch::demo();
+    let mut noise = Noise::new(19);
+    watch.run(0..60, &mut |_, _, kind| healthy(&mut noise, kind));
+    watch.feed(&mark(60.0, "shop", "v2", MarkKind::Rollout));
+    watch.feed(&mark(61.0, "cart", "v9", MarkKind::Rollout));
+    watch.run(61..90, &mut |_, _, kind| incident(&mut noise, kind));
+    let found: Vec<String> = changes(&watch).into_iter().map(|(_, change, _)| change).collect();
+    assert_eq!(found, ["shop v2", "cart v9"]);
+}
+
+#[test]
+fn a_rollout_long_before_is_no_explanation() {
+    let mut watch = Watch::demo();
+    let mut noise = Noise::new(21);
+    watch.feed(&mark(1.0, "shop", "v2", MarkKind::Rollout));
+    watch.run(2..1810, &mut |_, _, kind| healthy(&mut noise, kind));
+    watch.run(1810..1900, &mut |_, _, kind| incident(&mut noise, kind));
+    assert_eq!(changes(&watch), Vec::new());
+}
+
+#[test]
+fn what_was_bad_before_the_rollout_is_not_its_fault() {
+    let mut watch = Watch::demo();
+    let mut noise = Noise::new(22);
+    watch.run(0..600, &mut |_, _, kind| incident(&mut noise, kind));
+    watch.feed(&mark(600.0, "shop", "v2", MarkKind::Rollout));
+    watch.run(600..700, &mut |_, _, kind| incident(&mut noise, kind));
+    assert_eq!(changes(&watch), Vec::new());
+}
+
+#[test]
+fn without_a_put_back_the_lane_stops_when_it_has_been_calm_for_longer() {
+    let mut watch = Watch::demo();
+    let mut noise = Noise::new(24);
+    watch.run(0..60, &mut |_, _, kind| healthy(&mut noise, kind));
+    watch.feed(&mark(60.0, "shop", "v2", MarkKind::Rollout));
+    watch.run(60..80, &mut |_, _, kind| incident(&mut noise, kind));
+    watch.run(80..240, &mut |_, _, kind| healthy(&mut noise, kind));
+    let found = changes(&watch);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!((80 + 60..80 + 110).contains(&found[1].0), "{found:?}");
+}
+
+#[test]
+fn the_next_rollout_of_a_target_ends_the_window_of_the_last() {
+    let mut watch = Watch::demo();
+    let mut noise = Noise::new(25);
+    watch.run(0..60, &mut |_, _, kind| healthy(&mut noise, kind));
+    watch.feed(&mark(60.0, "shop", "v2", MarkKind::Rollout));
+    watch.feed(&mark(61.0, "shop", "v2", MarkKind::Rollout));
+    watch.run(61..80, &mut |_, _, kind| incident(&mut noise, kind));
+    watch.feed(&mark(80.0, "shop", "v3", MarkKind::Rollout));
+    watch.run(80..140, &mut |_, _, kind| healthy(&mut noise, kind));
+    let found: Vec<(String, bool)> =
+        changes(&watch).into_iter().map(|(_, change, firing)| (change, firing)).collect();
+    assert_eq!(found, [("shop v2".to_owned(), true), ("shop v2".to_owned(), false)]);
+}
+
+#[test]
+fn silence_after_a_put_back_is_no_recovery() {
+    let mut watch = Watch::demo();
+    let mut noise = Noise::new(26);
+    watch.run(0..60, &mut |_, _, kind| healthy(&mut noise, kind));
+    watch.feed(&mark(60.0, "shop", "v2", MarkKind::Rollout));
+    watch.run(60..90, &mut |_, _, kind| incident(&mut noise, kind));
+    watch.feed(&put_back(90.0, "shop", "v1", "v2"));
+    for now in 90..200_u32 {
+        watch.feed(&tick(f64::from(now)));
+    }
+    assert_eq!(changes(&watch).len(), 1, "{:?}", changes(&watch));
+}
+
+#[test]
+fn more_errors_never_burn_less() {
+    let burn = |bad: u64| {
+        let mut watch = Watch::new(&Config::default());
+        for now in 0..600 {
+            watch.slo.series[0].add(now, "m1", Counts { bad: bad.min(100), total: 100 });
+        }
+        watch.feed(&tick(599.5));
+        watch.slo.board()[0].burn_5m.unwrap()
+    };
+    let burns: Vec<f64> = (0..=100).map(burn).collect();
+    assert!(burns.is_sorted() && burns[0] == 0.0 && (burns[100] - 1000.0).abs() < 1e-6);
+}

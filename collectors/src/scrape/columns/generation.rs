@@ -8,7 +8,7 @@ use model::scrape::{ABSENT_BITS, Layout, MetricKind, PointShape};
 use super::super::exposition::{self, Line, Reject, key};
 use super::super::layout::{Builder, index};
 use super::items::{Items, Slot};
-use super::{Columns, FAILURES_MAX, Memory};
+use super::{Columns, FAILURES_MAX, Memory, SERIES_PER_PAGE_OF_REST};
 
 impl Columns {
     /// Builds the next generation from a page, and carries over what was on the last one, so that it can end.
@@ -125,6 +125,7 @@ impl Columns {
         self.items = items;
         self.memory = memory;
         self.worn = false;
+        self.rest = self.memory.len() / SERIES_PER_PAGE_OF_REST;
     }
 }
 

@@ -80,6 +80,12 @@ fn a_longer_name_is_not_taken_for_the_expected_one() {
     let next = read(&mut columns, "ab 7\na 3\nb 4\n");
     assert_eq!(next.kept, 3);
     assert_eq!((value(&next, "ab", ""), value(&next, "a", ""), value(&next, "b", "")), (7.0, 3.0, 4.0));
+    let digit = read(&mut columns, "ab 7\na5 1\na 3\nb 4\n");
+    assert_eq!(
+        (value(&digit, "a5", ""), value(&digit, "a", "")),
+        (1.0, 3.0),
+        "a5 1 is not a with a timestamp"
+    );
     let spaced = read(&mut columns, "ab  8\na\t5\nb {} 6\n");
     assert_eq!((value(&spaced, "ab", ""), value(&spaced, "a", "")), (8.0, 5.0));
     assert_eq!(spaced.kept, 3, "another spelling of b is b");
@@ -247,6 +253,21 @@ fn two_hundred_thousand_series_stay_within_the_limit() {
     let reading = read(&mut Columns::new(100_000), &page);
     assert_eq!((reading.layout.series, reading.rejects.count(Reject::SeriesLimit)), (100_005, 100_000));
     assert_eq!(value(&reading, "m", "99999"), 99_999.0);
+}
+
+#[test]
+fn a_large_page_that_changes_all_the_time_is_built_anew_only_now_and_then() {
+    let mut columns = Columns::new(100_000);
+    let first = read(&mut columns, &numbered(0..30_000));
+    let mut built = 0;
+    let mut generation = first.layout.generation;
+    for page in 1..=9 {
+        let reading = read(&mut columns, &numbered(page..30_000 + page));
+        assert_eq!(reading.kept + reading.rejects.count(Reject::TooSoon), 30_000);
+        built += u32::from(reading.layout.generation != generation);
+        generation = reading.layout.generation;
+    }
+    assert_eq!(built, 3);
 }
 
 #[test]

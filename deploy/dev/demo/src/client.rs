@@ -148,10 +148,13 @@ impl Log {
             "duration_ms": took_ms, "failed": request.failed,
         });
         let lines = [
-            merge(&base, &serde_json::json!({
-                "span_id": call, "parent_span_id": root, "msg": format!("etcd {}", request.operation),
-                "operation": request.operation, "peer": peer,
-            })),
+            merge(
+                &base,
+                &serde_json::json!({
+                    "span_id": call, "parent_span_id": root, "msg": format!("etcd {}", request.operation),
+                    "operation": request.operation, "peer": peer,
+                }),
+            ),
             merge(&base, &serde_json::json!({ "span_id": root, "msg": request.message })),
         ];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);

@@ -185,7 +185,9 @@ impl Deployer {
             .stdin(Stdio::null());
         running.child = Some(Process::spawn(revision, command)?);
         running.previous = std::mem::replace(&mut running.revision, revision.to_owned());
-        self.event(&serde_json::json!({ "event": "deployed", "revision": revision, "rollback_of": rollback_of }))
+        self.event(
+            &serde_json::json!({ "event": "deployed", "revision": revision, "rollback_of": rollback_of }),
+        )
     }
 
     fn event(&self, event: &serde_json::Value) -> Result<()> {

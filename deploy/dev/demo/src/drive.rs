@@ -105,7 +105,8 @@ impl Stage {
     fn incident(&self, deployer: &Deployer, story: &Story) -> Result<Seen> {
         self.say("rollout v1b -> v2: each request now reads all orders");
         self.deploy(deployer, "v2")?;
-        let regression_at_ns = wait_until("the first v2 request", Duration::from_secs(10), || story.first_request("v2"))?;
+        let regression_at_ns =
+            wait_until("the first v2 request", Duration::from_secs(10), || story.first_request("v2"))?;
         let mut seen = Seen { regression_at_ns, ..Seen::default() };
         let deadline = Instant::now() + INCIDENT_MAX;
         while Instant::now() < deadline && !seen.complete() {
@@ -157,7 +158,12 @@ impl Stage {
     fn show(&self, seen: &Seen) {
         println!("\nwhat changed in etcd's CPU time (share before -> after):");
         for changed in seen.diff_top.iter().take(8) {
-            println!("  {:>5.1} % -> {:>5.1} %  {}", changed.before * 100.0, changed.after * 100.0, changed.function);
+            println!(
+                "  {:>5.1} % -> {:>5.1} %  {}",
+                changed.before * 100.0,
+                changed.after * 100.0,
+                changed.function
+            );
         }
         println!("\none request of v2:");
         for line in watch::one_tree(&self.sink) {
@@ -175,7 +181,13 @@ impl Stage {
         let listen = agent::free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["deployer", "--listen", &listen.to_string(), "--endpoints", &self.cluster.endpoints().join(",")])
+            .args([
+                "deployer",
+                "--listen",
+                &listen.to_string(),
+                "--endpoints",
+                &self.cluster.endpoints().join(","),
+            ])
             .arg("--secret")
             .arg(&secret)
             .arg("--agent")
@@ -240,7 +252,8 @@ async fn seed(cluster: &Cluster) -> Result<()> {
     let mut client = Client::connect(cluster.endpoints(), None).await?;
     let orders: Vec<usize> = (0..ORDERS).collect();
     for batch in orders.chunks(SEED_BATCH) {
-        let puts: Vec<TxnOp> = batch.iter().map(|order| TxnOp::put(key(*order), value(*order), None)).collect();
+        let puts: Vec<TxnOp> =
+            batch.iter().map(|order| TxnOp::put(key(*order), value(*order), None)).collect();
         client.txn(Txn::new().and_then(puts)).await?;
     }
     Ok(())

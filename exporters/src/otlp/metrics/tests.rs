@@ -1,8 +1,8 @@
 //! What the writer writes is read by the generated types, and compared with a construction that shares no code with it.
 
-use model::origin::MemberRef;
+use model::origin::{MemberRef, Origin};
 use model::record::Fact;
-use model::scrape::{ABSENT_BITS, Family, Point, STALE_BITS};
+use model::scrape::{ABSENT_BITS, Family, Layout, Point, PointShape, STALE_BITS};
 use model::time::Stamp;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
@@ -379,120 +379,149 @@ fn shapes_are_kept_for_a_bounded_number_of_targets() {
 
 /// The straightforward construction: one metric a family, generated types, no shared code.
 fn naive(layout: &Layout, values: &[f64], time: u64) -> Vec<Metric> {
-    let on_page =
-        |series: u32| values.get(series as usize).copied().filter(|value| value.to_bits() != ABSENT_BITS);
-    let number = |series: Option<u32>| series.and_then(on_page).filter(|value| value.to_bits() != STALE_BITS);
-    let counted =
-        |series: Option<u32>| number(series).filter(|v| v.is_finite() && *v >= 0.0).map(|v| v.round() as u64);
+    let naive = Naive { values, time };
     let mut metrics = Vec::new();
     for (index, family) in layout.families.iter().enumerate() {
-        let points = layout.points.iter().filter(|point| point.family as usize == index);
-        let (mut numbers, mut histograms, mut summaries) = (Vec::new(), Vec::new(), Vec::new());
-        for point in points {
-            let attributes: Vec<_> = point.labels.iter().map(|(name, value)| text(name, value)).collect();
-            let (ids, count, sum) = match &point.shape {
-                PointShape::Value { series } => {
-                    let Some(value) = on_page(*series) else { continue };
-                    let stale = value.to_bits() == STALE_BITS;
-                    numbers.push(NumberDataPoint {
-                        attributes,
-                        time_unix_nano: time,
-                        flags: u32::from(stale),
-                        value: (!stale).then_some(number_data_point::Value::AsDouble(value)),
-                        ..NumberDataPoint::default()
-                    });
-                    continue;
-                }
-                PointShape::Histogram { buckets, count, sum } => (buckets, *count, *sum),
-                PointShape::Summary { quantiles, count, sum } => (quantiles, *count, *sum),
-            };
-            let summary = matches!(point.shape, PointShape::Summary { .. });
-            let finite: Vec<_> = ids.iter().filter(|(bound, _)| summary || bound.is_finite()).collect();
-            let all: Vec<f64> =
-                finite.iter().map(|(_, id)| *id).chain(count).chain(sum).filter_map(on_page).collect();
-            if all.is_empty() {
-                continue;
-            }
-            let ended = all.iter().all(|value| value.to_bits() == STALE_BITS);
-            let good = counted(count).is_some()
-                && (summary || finite.iter().all(|(_, id)| counted(Some(*id)).is_some()));
-            if !ended && !good {
-                continue;
-            }
-            let total = counted(count).unwrap_or(0);
-            if summary {
-                let quantiles = finite.iter().filter_map(|(quantile, id)| {
-                    number(Some(*id)).map(|value| ValueAtQuantile { quantile: *quantile, value })
-                });
-                summaries.push(SummaryDataPoint {
-                    attributes,
-                    time_unix_nano: time,
-                    count: total,
-                    sum: if ended { 0.0 } else { number(sum).unwrap_or(0.0) },
-                    quantile_values: if ended { Vec::new() } else { quantiles.collect() },
-                    flags: u32::from(ended),
-                    ..SummaryDataPoint::default()
-                });
-                continue;
-            }
-            let mut highest = 0;
-            let mut counts = Vec::new();
-            for (_, id) in &finite {
-                let cumulative = counted(Some(*id)).unwrap_or(0).min(total).max(highest);
-                counts.push(cumulative - highest);
-                highest = cumulative;
-            }
-            counts.push(total - highest);
-            histograms.push(HistogramDataPoint {
-                attributes,
-                time_unix_nano: time,
-                count: total,
-                sum: if ended { None } else { number(sum) },
-                bucket_counts: if ended || ids.is_empty() { Vec::new() } else { counts },
-                explicit_bounds: if ended {
-                    Vec::new()
-                } else {
-                    finite.iter().map(|(bound, _)| *bound).collect()
-                },
-                flags: u32::from(ended),
-                ..HistogramDataPoint::default()
-            });
+        let points: Vec<&Point> =
+            layout.points.iter().filter(|point| point.family as usize == index).collect();
+        let numbers: Vec<_> = points.iter().filter_map(|point| naive.number_point(point)).collect();
+        let histograms: Vec<_> = points.iter().filter_map(|point| naive.histogram_point(point)).collect();
+        let summaries: Vec<_> = points.iter().filter_map(|point| naive.summary_point(point)).collect();
+        if numbers.is_empty() && histograms.is_empty() && summaries.is_empty() {
+            continue;
         }
         let (word, data) = match family.kind {
-            MetricKind::Counter => (
-                "counter",
-                metric::Data::Sum(Sum {
-                    data_points: numbers,
-                    aggregation_temporality: 2,
-                    is_monotonic: true,
-                }),
-            ),
+            MetricKind::Counter => {
+                let sum = Sum { data_points: numbers, aggregation_temporality: 2, is_monotonic: true };
+                ("counter", metric::Data::Sum(sum))
+            }
             MetricKind::Gauge => ("gauge", metric::Data::Gauge(Gauge { data_points: numbers })),
             MetricKind::Unknown => ("unknown", metric::Data::Gauge(Gauge { data_points: numbers })),
-            MetricKind::Histogram => (
-                "histogram",
-                metric::Data::Histogram(Histogram { data_points: histograms, aggregation_temporality: 2 }),
-            ),
+            MetricKind::Histogram => {
+                let histogram = Histogram { data_points: histograms, aggregation_temporality: 2 };
+                ("histogram", metric::Data::Histogram(histogram))
+            }
             MetricKind::Summary => ("summary", metric::Data::Summary(Summary { data_points: summaries })),
         };
-        let empty = match &data {
-            metric::Data::Sum(sum) => sum.data_points.is_empty(),
-            metric::Data::Gauge(gauge) => gauge.data_points.is_empty(),
-            metric::Data::Histogram(histogram) => histogram.data_points.is_empty(),
-            metric::Data::Summary(summary) => summary.data_points.is_empty(),
-            metric::Data::ExponentialHistogram(_) => true,
-        };
-        if !empty {
-            metrics.push(Metric {
-                name: family.name.clone(),
-                description: family.help.clone(),
-                unit: String::new(),
-                metadata: vec![text("prometheus.type", word)],
-                data: Some(data),
-            });
-        }
+        metrics.push(Metric {
+            name: family.name.clone(),
+            description: family.help.clone(),
+            unit: String::new(),
+            metadata: vec![text("prometheus.type", word)],
+            data: Some(data),
+        });
     }
     metrics
+}
+
+/// What a point says, read the slow way.
+enum Told {
+    Ended,
+    Here,
+}
+
+struct Naive<'a> {
+    values: &'a [f64],
+    time: u64,
+}
+
+impl Naive<'_> {
+    fn on_page(&self, series: u32) -> Option<f64> {
+        self.values.get(series as usize).copied().filter(|value| value.to_bits() != ABSENT_BITS)
+    }
+
+    fn number(&self, series: Option<u32>) -> Option<f64> {
+        series.and_then(|series| self.on_page(series)).filter(|value| value.to_bits() != STALE_BITS)
+    }
+
+    fn counted(&self, series: Option<u32>) -> Option<u64> {
+        self.number(series).filter(|v| v.is_finite() && *v >= 0.0).map(|v| v.round() as u64)
+    }
+
+    fn told(&self, all: &[u32], good: bool) -> Option<Told> {
+        let seen: Vec<f64> = all.iter().filter_map(|series| self.on_page(*series)).collect();
+        match seen.iter().all(|value| value.to_bits() == STALE_BITS) {
+            _ if seen.is_empty() => None,
+            true => Some(Told::Ended),
+            false => good.then_some(Told::Here),
+        }
+    }
+
+    fn number_point(&self, point: &Point) -> Option<NumberDataPoint> {
+        let PointShape::Value { series } = point.shape else { return None };
+        let value = self.on_page(series)?;
+        let stale = value.to_bits() == STALE_BITS;
+        Some(NumberDataPoint {
+            attributes: attributes(point),
+            time_unix_nano: self.time,
+            flags: u32::from(stale),
+            value: (!stale).then_some(number_data_point::Value::AsDouble(value)),
+            ..NumberDataPoint::default()
+        })
+    }
+
+    fn histogram_point(&self, point: &Point) -> Option<HistogramDataPoint> {
+        let PointShape::Histogram { buckets, count, sum } = &point.shape else { return None };
+        let finite: Vec<_> = buckets.iter().filter(|(bound, _)| bound.is_finite()).collect();
+        let all: Vec<u32> = finite.iter().map(|(_, id)| *id).chain(*count).chain(*sum).collect();
+        let whole = finite.iter().all(|(_, id)| self.counted(Some(*id)).is_some());
+        let told = self.told(&all, whole && self.counted(*count).is_some())?;
+        let ended = HistogramDataPoint {
+            attributes: attributes(point),
+            time_unix_nano: self.time,
+            flags: 1,
+            ..HistogramDataPoint::default()
+        };
+        if matches!(told, Told::Ended) {
+            return Some(ended);
+        }
+        let total = self.counted(*count).unwrap();
+        let mut highest = 0;
+        let mut counts = Vec::new();
+        for (_, id) in &finite {
+            let cumulative = self.counted(Some(*id)).unwrap().min(total).max(highest);
+            counts.push(cumulative - highest);
+            highest = cumulative;
+        }
+        counts.push(total - highest);
+        Some(HistogramDataPoint {
+            flags: 0,
+            count: total,
+            sum: self.number(*sum),
+            bucket_counts: if buckets.is_empty() { Vec::new() } else { counts },
+            explicit_bounds: finite.iter().map(|(bound, _)| *bound).collect(),
+            ..ended
+        })
+    }
+
+    fn summary_point(&self, point: &Point) -> Option<SummaryDataPoint> {
+        let PointShape::Summary { quantiles, count, sum } = &point.shape else { return None };
+        let all: Vec<u32> = quantiles.iter().map(|(_, id)| *id).chain(*count).chain(*sum).collect();
+        let told = self.told(&all, self.counted(*count).is_some())?;
+        let ended = SummaryDataPoint {
+            attributes: attributes(point),
+            time_unix_nano: self.time,
+            flags: 1,
+            ..SummaryDataPoint::default()
+        };
+        if matches!(told, Told::Ended) {
+            return Some(ended);
+        }
+        let quantile = |(quantile, id): &(f64, u32)| {
+            self.number(Some(*id)).map(|value| ValueAtQuantile { quantile: *quantile, value })
+        };
+        Some(SummaryDataPoint {
+            flags: 0,
+            count: self.counted(*count).unwrap(),
+            sum: self.number(*sum).unwrap_or(0.0),
+            quantile_values: quantiles.iter().filter_map(quantile).collect(),
+            ..ended
+        })
+    }
+}
+
+fn attributes(point: &Point) -> Vec<KeyValue> {
+    point.labels.iter().map(|(name, value)| text(name, value)).collect()
 }
 
 /// Like equality, but a NaN equals itself: `Debug` shows all fields.

@@ -46,8 +46,12 @@ impl Daemon {
         fs::write(&file, text)?;
         let recording = dir.join("run.rec");
         let arguments = [
-            "record".as_ref(), "--config".as_ref(), Path::new(SHIPPED).as_os_str(), "--config".as_ref(),
-            file.as_os_str(), recording.as_os_str(),
+            "record".as_ref(),
+            "--config".as_ref(),
+            Path::new(SHIPPED).as_os_str(),
+            "--config".as_ref(),
+            file.as_os_str(),
+            recording.as_os_str(),
         ];
         let agent = Agent::start(dir, &arguments, &[]).context("start the agent")?;
         let started = Instant::now();
@@ -63,8 +67,7 @@ impl Daemon {
     pub(super) fn mark(&self, target: &str, kind: &str) -> Result<()> {
         let socket = self.dir.join("agent.sock");
         let arguments = ["mark", "--target", target, "--revision", "same", "--kind", kind, "--socket"];
-        let arguments: Vec<_> =
-            arguments.iter().map(AsRef::as_ref).chain([socket.as_os_str()]).collect();
+        let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).chain([socket.as_os_str()]).collect();
         let marked = Agent::run(&self.dir, &arguments, &[], Duration::from_secs(5))?;
         ensure!(marked.status.success(), "agent mark: {}", marked.stderr);
         Ok(())
@@ -101,32 +104,53 @@ impl Daemon {
     }
 }
 
-fn differing(dir: &Path, cluster: &Cluster, sink: &Sink, signal_url: &str, board: SocketAddr) -> Vec<(String, &'static str)> {
+fn differing(
+    dir: &Path,
+    cluster: &Cluster,
+    sink: &Sink,
+    signal_url: &str,
+    board: SocketAddr,
+) -> Vec<(String, &'static str)> {
     let members: String = cluster
         .members()
         .iter()
         .map(|member| {
             format!(
                 "\n    - {{ name: {}, client: \"{}\", metrics: \"{}/metrics\", pprof: \"{}\", log: \"{}\" }}",
-                member.name(), member.client_url(), member.metrics_url(), member.client_url(), member.log_path().display()
+                member.name(),
+                member.client_url(),
+                member.metrics_url(),
+                member.client_url(),
+                member.log_path().display()
             )
         })
         .collect();
     let dir = dir.display();
     vec![
-        (format!("etcd:\n  discovery: false\n  members:{members}"), "only the members that the demo started are ever spoken to"),
+        (
+            format!("etcd:\n  discovery: false\n  members:{members}"),
+            "only the members that the demo started are ever spoken to",
+        ),
         ("probe:\n  writes: true".to_owned(), "the cluster is ours, so the write path may be measured"),
-        ("slo:\n  write_limit: 32ms".to_owned(), "loopback and one disk: 256 ms would hide a tenfold slow-down"),
+        (
+            "slo:\n  write_limit: 32ms".to_owned(),
+            "loopback and one disk: 256 ms would hide a tenfold slow-down",
+        ),
         ("verdict:\n  enforce: true".to_owned(), "the shipped default is a dry run"),
         (
-            format!("rollback:\n  webhooks:\n    - {{ name: deployer, url: \"{signal_url}\", secret: {{ file: \"{dir}/secret\" }} }}"),
+            format!(
+                "rollback:\n  webhooks:\n    - {{ name: deployer, url: \"{signal_url}\", secret: {{ file: \"{dir}/secret\" }} }}"
+            ),
             "the deployer listens here",
         ),
         (format!("otlp:\n  endpoint: \"{}\"", sink.grpc_endpoint()), "an OTLP receiver of the demo's own"),
         (format!("logs:\n  files: [\"{dir}/orders.log\"]"), "the service's own structured log"),
         (format!("profile:\n  dir: \"{dir}/profiles\""), "everything the demo makes lies in one place"),
         (format!("state_dir: \"{dir}/state\""), "the same"),
-        (format!("admin:\n  listen: \"{board}\"\n  socket: \"{dir}/agent.sock\""), "a free port, and no root needed"),
+        (
+            format!("admin:\n  listen: \"{board}\"\n  socket: \"{dir}/agent.sock\""),
+            "a free port, and no root needed",
+        ),
     ]
 }
 

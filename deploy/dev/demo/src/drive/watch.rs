@@ -79,17 +79,27 @@ impl Story {
             seen.detected_ns = Some(at_ns);
             said.push(format!(
                 "regression, {after:.1} s after v2's first request: {} {:.4} -> {:.4} {} (n = {}, {})",
-                text(&regression["metric"]), number(&regression["before"]["value"]), number(&regression["after"]["value"]),
-                text(&regression["unit"]), regression["before"]["n"], regression["after"]["n"]
+                text(&regression["metric"]),
+                number(&regression["before"]["value"]),
+                number(&regression["after"]["value"]),
+                text(&regression["unit"]),
+                regression["before"]["n"],
+                regression["after"]["n"]
             ));
         }
         let burn = &conclusion["burn"];
         if seen.burn_ns.is_none() && burn["firing"] == true {
             seen.burn_ns = Some(at_ns);
-            seen.lane = burn["lane"].as_object().and_then(|lane| lane.keys().next().cloned()).unwrap_or_default();
+            seen.lane =
+                burn["lane"].as_object().and_then(|lane| lane.keys().next().cloned()).unwrap_or_default();
             said.push(format!(
                 "{} burns {:.0} times its budget, {after:.1} s after: {} of {} bad, p = {:.1e} (lane: {})",
-                text(&burn["slo"]), number(&burn["burn_long"]), burn["bad"], burn["total"], number(&burn["p_value"]), seen.lane
+                text(&burn["slo"]),
+                number(&burn["burn_long"]),
+                burn["bad"],
+                burn["total"],
+                number(&burn["p_value"]),
+                seen.lane
             ));
         }
         let diff = &conclusion["profile_diff"];
@@ -107,11 +117,15 @@ impl Story {
         let decisions = board["decisions"].as_array().into_iter().flatten();
         for decision in decisions.filter(|decision| decision["target"] == "orders") {
             let since_ns = decision["since"]["wall_ns"].as_u64().unwrap_or(0);
-            if seen.recovered_ns.is_none() && seen.signal_ns.is_some_and(|at| since_ns > at) && decision["state"] == "pass" {
+            if seen.recovered_ns.is_none()
+                && seen.signal_ns.is_some_and(|at| since_ns > at)
+                && decision["state"] == "pass"
+            {
                 seen.recovered_ns = Some(since_ns);
                 said.push(format!(
                     "recovered, {:.1} s after: {}",
-                    seconds_between(seen.regression_at_ns, since_ns), text(&decision["evidence"]["sentence"])
+                    seconds_between(seen.regression_at_ns, since_ns),
+                    text(&decision["evidence"]["sentence"])
                 ));
             }
         }
@@ -129,7 +143,10 @@ impl Story {
                 seen.signal_ns = Some(at_ns);
                 seen.signal_file = self.dir.join("signal.json");
                 fs::write(&seen.signal_file, serde_json::to_string_pretty(&event["body"])?)?;
-                said.push(format!("the deployer has a signed rollback signal, {after:.1} s after: {}", text(&event["body"]["data"]["evidence"]["sentence"])));
+                said.push(format!(
+                    "the deployer has a signed rollback signal, {after:.1} s after: {}",
+                    text(&event["body"]["data"]["evidence"]["sentence"])
+                ));
             }
             if event["event"] == "deployed" && !event["rollback_of"].is_null() && seen.put_back_ns.is_none() {
                 seen.put_back_ns = Some(at_ns);
@@ -171,7 +188,8 @@ impl Story {
             .flat_map(|shown| shown["latencies"].as_array().cloned().unwrap_or_default())
             .filter_map(|latency| latency["failed"].as_u64())
             .sum();
-        let excuse = if lines.is_empty() { "none of it was worth a finding".to_owned() } else { lines.join("; ") };
+        let excuse =
+            if lines.is_empty() { "none of it was worth a finding".to_owned() } else { lines.join("; ") };
         Ok(format!("{failed} probes of {member} failed; {excuse}"))
     }
 
@@ -197,7 +215,8 @@ impl Story {
     }
 
     fn events(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(self.dir.join("deployer.jsonl")).context("read the deployer's events")?;
+        let text =
+            fs::read_to_string(self.dir.join("deployer.jsonl")).context("read the deployer's events")?;
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 }
@@ -235,14 +254,17 @@ fn spans(sink: &Sink) -> Vec<Arrived> {
     for received in sink.received() {
         let Payload::Traces(request) = &received.payload else { continue };
         for resource in &request.resource_spans {
-            let attributes = resource.resource.as_ref().map(|resource| resource.attributes.as_slice()).unwrap_or_default();
+            let attributes =
+                resource.resource.as_ref().map(|resource| resource.attributes.as_slice()).unwrap_or_default();
             let named = |key: &str| {
                 attributes
                     .iter()
                     .find(|attribute| attribute.key == key)
                     .and_then(|attribute| attribute.value.as_ref())
                     .and_then(|value| match &value.value {
-                        Some(opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue(text)) => Some(text.clone()),
+                        Some(opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue(text)) => {
+                            Some(text.clone())
+                        }
                         _ => None,
                     })
                     .unwrap_or_default()
@@ -281,7 +303,9 @@ pub(super) fn call_trees(sink: &Sink) -> usize {
 /// The tree of one v2 request, indented, as it arrived.
 pub(super) fn one_tree(sink: &Sink) -> Vec<String> {
     let spans = spans(sink);
-    let roots = spans.iter().filter(|span| span.service == "orders" && span.version == "v2" && span.parent.is_empty());
+    let roots = spans
+        .iter()
+        .filter(|span| span.service == "orders" && span.version == "v2" && span.parent.is_empty());
     let deepest = roots.max_by_key(|root| {
         spans.iter().filter(|span| span.trace == root.trace && span.service == "etcd").count()
     });

@@ -1,0 +1,193 @@
+//! `agent check`: members, versions, health and latency by a few seconds of its own probes, and what the running daemon says of the SLOs.
+
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::{Args, ValueEnum};
+use collectors::target::Target;
+use collectors::{clock, member, probe};
+use model::board::{Board, BoardMember};
+use model::inbox::Inbox;
+use model::ledger::Ledger;
+use model::member::MemberState;
+use processors::members::Members;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Ended, Exit, Failure, Source, runtime, say, tell};
+use crate::admin::client::{self, Address};
+use crate::config::{Config, Loaded};
+use crate::run::sources;
+
+/// How long the members are probed: enough for a median, few requests.
+const LASTS: Duration = Duration::from_secs(3);
+/// Shipped rates times this: ten reads of a kind a second and member, for three seconds.
+const BOOST: f64 = 20.0;
+/// Records of three seconds of a few members.
+const INBOX_RECORDS: usize = 4_096;
+
+/// Arguments of `agent check`.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    source: Source,
+    /// A table for people, or JSON.
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+    /// The running agent's admin socket; from the configuration by default.
+    #[arg(long)]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// All that is printed.
+#[derive(Debug, Serialize)]
+struct Checked {
+    schema_version: u32,
+    members: Vec<Row>,
+    /// The daemon's board; `None` where no daemon runs or it cannot be asked.
+    daemon: Option<Board>,
+    /// Why there is none.
+    daemon_unknown: Option<String>,
+}
+
+/// One member.
+#[derive(Debug, Serialize)]
+struct Row {
+    health: Health,
+    /// What is wrong.
+    why: Vec<String>,
+    #[serde(flatten)]
+    member: BoardMember,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    Ok,
+    Failing,
+    Silent,
+}
+
+/// Exit code 0 when every member is well, 1 when some fail, 69 when none answers or none is there.
+pub(super) fn check(check: &Check) -> Ended {
+    let Loaded { config, problems, .. } = crate::config::load(&check.source);
+    for problem in &problems {
+        tell(&problem.to_string());
+    }
+    if !problems.is_empty() {
+        return Err(Failure::new(Exit::Config, anyhow!("{} problems in the configuration", problems.len())));
+    }
+    let socket = check.socket.clone().unwrap_or_else(|| config.admin.socket.clone());
+    let checked = runtime()?.block_on(all(&config, &socket))?;
+    match check.output {
+        Output::Table => table::print(&checked),
+        Output::Json => say(&serde_json::to_string_pretty(&checked)?),
+    }
+    let answered = checked.members.iter().any(|row| row.health != Health::Silent);
+    let well = checked.members.iter().all(|row| row.health == Health::Ok);
+    Ok(match (answered, well) {
+        (false, _) => Exit::TargetDown,
+        (true, false) => Exit::Failed,
+        (true, true) => Exit::Ok,
+    })
+}
+
+async fn all(config: &Config, socket: &Path) -> Result<Checked, Failure> {
+    let targets = sources::targets(config).await;
+    if targets.is_empty() {
+        for line in sources::looked(config).await {
+            tell(&line);
+        }
+        return Err(Failure::new(Exit::TargetDown, anyhow!("no etcd member found; name one with --config")));
+    }
+    let (members, board) = tokio::join!(ask(config, &targets), daemon(socket));
+    let (daemon, daemon_unknown) = match board {
+        Ok(board) => (Some(board), None),
+        Err(why) => (None, Some(why)),
+    };
+    Ok(Checked { schema_version: 1, members: members.into_iter().map(row).collect(), daemon, daemon_unknown })
+}
+
+/// Probes all members for a few seconds, reads only.
+async fn ask(config: &Config, targets: &[Target]) -> Vec<BoardMember> {
+    let clock = clock::system();
+    let ledger = Ledger::default();
+    let cancel = CancellationToken::new();
+    let (inbox, mut records) = Inbox::new(INBOX_RECORDS, 16 << 10);
+    let probing = probe::Config {
+        writes: None,
+        boost: Some(probe::Boost { factor: BOOST, lasts: LASTS }),
+        ..config.probe.clone()
+    };
+    let mut sources = JoinSet::new();
+    for target in targets {
+        let watch = member::MemberWatch::new(target, config.member.clone(), clock.clone(), ledger.clone());
+        sources.spawn(watch.run(inbox.clone(), cancel.clone()));
+        let prober = probe::Prober::new(target, probing.clone(), clock.clone(), ledger.clone());
+        sources.spawn(prober.run(inbox.clone(), cancel.clone()));
+    }
+    drop(inbox);
+    let mut members = Members::default();
+    let end = tokio::time::sleep(LASTS + config.probe.deadline);
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            envelope = records.recv() => match envelope {
+                Some(envelope) => members.observe(&envelope.record),
+                None => break,
+            },
+            () = &mut end => cancel.cancel(),
+        }
+    }
+    sources.shutdown().await;
+    members.board(clock.now())
+}
+
+fn row(member: BoardMember) -> Row {
+    let failed: u64 = member.latencies.iter().map(|latency| latency.failed).sum();
+    let n: u64 = member.latencies.iter().map(|latency| latency.n).sum();
+    let mut why = member.state.as_ref().map(troubles).unwrap_or_default();
+    if failed > 0 {
+        why.push(format!("{failed} of {n} probes not answered"));
+    }
+    let health = match (&member.state, why.is_empty()) {
+        (None, _) if failed == n => Health::Silent,
+        (Some(_), true) => Health::Ok,
+        _ => Health::Failing,
+    };
+    Row { health, why, member }
+}
+
+/// What a member's own account says is wrong.
+fn troubles(state: &MemberState) -> Vec<String> {
+    let mut troubles: Vec<String> =
+        state.alarms.iter().map(|(alarm, of)| format!("alarm {alarm} of {of:x}")).collect();
+    if state.leader == 0 {
+        troubles.push("no leader".to_owned());
+    }
+    troubles.extend(state.errors.iter().cloned());
+    troubles
+}
+
+async fn daemon(socket: &Path) -> Result<Board, String> {
+    let answer = client::get(&Address::Unix(socket.to_owned()), "/verdict")
+        .await
+        .map_err(|error| format!("no agent at {}: {error}", socket.display()))?;
+    serde_json::from_str(&answer.body).map_err(|error| format!("the agent's answer is not a board: {error}"))
+}
+
+/// Shared by the table.
+fn name(member: &BoardMember) -> Arc<str> {
+    Arc::from(member.origin.member_name())
+}
