@@ -51,7 +51,11 @@ pub(crate) async fn looked(config: &Config) -> Vec<String> {
 }
 
 fn is_same(one: &Target, other: &Target) -> bool {
-    one.name == other.name || (one.client_url.is_some() && one.client_url == other.client_url)
+    // Names are not unique on a machine with two clusters; addresses are.
+    match (&one.client_url, &other.client_url) {
+        (Some(one), Some(other)) => one.trim_end_matches('/') == other.trim_end_matches('/'),
+        _ => one.name == other.name,
+    }
 }
 
 /// Starts everything that sees.

@@ -74,8 +74,6 @@ pub(crate) struct Signal {
     pub(crate) epoch: u64,
     /// When the intent was written, wall ns.
     pub(crate) opened_ns: u64,
-    /// Members concerned: a profile diff of one of them is evidence for this signal. Empty: any.
-    pub(crate) members: Vec<String>,
     /// Receivers that take it, by name.
     pub(crate) receivers: Vec<String>,
     /// The rollback first, then what followed.
@@ -331,7 +329,6 @@ pub(crate) mod tests {
                 revision: "v2".to_owned(),
                 epoch: 1,
                 opened_ns: 1,
-                members: vec!["m1".to_owned()],
                 receivers: vec!["a".to_owned(), "b".to_owned()],
                 events: vec![event("sig_1", SignalEvent::Rollback)],
             }),

@@ -21,7 +21,8 @@ use super::{Attempted, Leg, Receiver, StartError};
 /// Evidence and `resolved` are worth an hour of trying: after that people have seen it themselves.
 const FOLLOW_UP_NS: u64 = 3600 * SECOND_NS;
 
-/// A resolved signal stays open this long for a diff that is still being made.
+/// A diff that comes within this time of a signal is evidence for it: captures take seconds, later ones belong to something
+/// else. A resolved signal stays open this long for it.
 const LINGER_NS: u64 = 600 * SECOND_NS;
 
 /// A signal that nobody resolves (its target was removed) is given up after a day.
@@ -42,6 +43,8 @@ pub(crate) struct Desk {
     scribe: Scribe,
     book: Book,
     receivers: Vec<Receiver>,
+    /// Signals that the decisions no longer ask for, while a receiver has not taken them yet.
+    withdrawn: BTreeSet<String>,
     ledger: Ledger,
     pub(crate) clock: Clock,
     pub(crate) origin: Arc<Origin>,
@@ -70,6 +73,7 @@ impl Desk {
             scribe,
             book: recovered.book,
             receivers,
+            withdrawn: BTreeSet::new(),
             ledger,
             clock,
             origin: Arc::new(Origin::default()),
@@ -78,6 +82,9 @@ impl Desk {
 
     /// Opens and resolves signals as the decisions say. Decisions that were seen before change nothing.
     pub(crate) async fn decided(&mut self, decisions: &BTreeMap<String, Arc<Decision>>) {
+        let over =
+            |signal: &&Signal| decisions.get(&signal.target).is_some_and(|now| takes_back(now, signal));
+        self.withdrawn = self.book.open.values().filter(over).map(|signal| signal.id.clone()).collect();
         for decision in decisions.values() {
             match decision.state {
                 State::Rollback => {
@@ -141,7 +148,6 @@ impl Desk {
             revision: decision.revision.clone(),
             epoch: decision.epoch,
             opened_ns: now.wall_ns,
-            members: decision.evidence.members.clone(),
             receivers,
             events: vec![rollback],
         };
@@ -201,11 +207,13 @@ impl Desk {
         }
     }
 
-    /// A profile diff becomes evidence for the open signals that concern its member.
+    /// A profile diff becomes evidence for the signals that are open and young, whichever member was captured: the request
+    /// came of the same trouble.
     pub(crate) async fn found(&mut self, finding: &Finding) {
         let Conclusion::ProfileDiff(diff) = &finding.conclusion else { return };
-        let concerns = |signal: &&Signal| signal.members.is_empty() || signal.members.contains(&diff.target);
-        let signals: Vec<Signal> = self.book.open.values().filter(concerns).cloned().collect();
+        let now_ns = self.clock.now().wall_ns;
+        let young = |signal: &&Signal| now_ns.saturating_sub(signal.opened_ns) < LINGER_NS;
+        let signals: Vec<Signal> = self.book.open.values().filter(young).cloned().collect();
         for signal in signals {
             let sent = signal.events.iter().filter(|event| event.kind == SignalEvent::Evidence).count();
             if sent >= EVIDENCE_MAX {
@@ -309,10 +317,11 @@ impl Desk {
         }
     }
 
-    /// Past its validity, or a rollback whose target passes by now.
+    /// Past its validity, or a rollback that is no longer asked for.
     fn too_late(&self, leg: &Leg) -> bool {
         let Some((signal, event)) = self.find(leg) else { return true };
-        let withdrawn = event.kind == SignalEvent::Rollback && signal.resolved();
+        let withdrawn =
+            event.kind == SignalEvent::Rollback && (signal.resolved() || self.withdrawn.contains(&signal.id));
         withdrawn || self.clock.now().wall_ns >= event.valid_until_ns
     }
 
@@ -423,6 +432,12 @@ impl Desk {
         }
         written
     }
+}
+
+/// Whether a signal is no longer asked for: another state, a later rollout, or a dry run from now on.
+fn takes_back(now: &Decision, signal: &Signal) -> bool {
+    let asked_for = now.epoch == signal.epoch && now.state == State::Rollback && !now.dry_run;
+    now.epoch >= signal.epoch && !asked_for
 }
 
 fn subject<'a>(decision: &'a Decision, id: &'a str) -> Subject<'a> {

@@ -63,7 +63,11 @@ struct Hook {
 
 impl Hook {
     async fn start(script: Vec<Reply>) -> Hook {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Hook::start_at("127.0.0.1:0".parse().unwrap(), script).await
+    }
+
+    async fn start_at(address: SocketAddr, script: Vec<Reply>) -> Hook {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
@@ -81,6 +85,16 @@ impl Hook {
 
     fn seen(&self) -> Vec<Request> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Waits until so many requests have come.
+    async fn sees(&self, n: usize) {
+        let wait = async {
+            while self.seen().len() < n {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), wait).await.expect("the requests did not come");
     }
 
     fn receiver(&self, name: &str) -> Receiver {
@@ -208,6 +222,17 @@ impl Rig {
             Fact::Done(done) => done,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Waits until the journal says so often that the engine was told.
+    async fn told(&self, n: usize) {
+        let journal = self.folder.join("journal.jsonl");
+        let wait = async {
+            while fs::read_to_string(&journal).unwrap().matches("{\"told\":").count() < n {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), wait).await.expect("the engine was not told");
     }
 
     /// Kill -9: the task goes, nothing is tidied.
@@ -338,9 +363,7 @@ async fn a_crash_between_sending_and_acknowledgement_sends_the_same_id_again_and
     let first = Hook::start(vec![Reply::Hang]).await;
     let rig = Rig::start(folder("crash"), vec![first.receiver("deployer")]);
     rig.decide(decision(State::Rollback, 1));
-    while first.seen().is_empty() {
-        sleep(Duration::from_millis(10)).await;
-    }
+    first.sees(1).await;
     let folder = rig.kill().await;
 
     // Nobody decides anything after the restart: the journal alone knows.
@@ -349,7 +372,7 @@ async fn a_crash_between_sending_and_acknowledgement_sends_the_same_id_again_and
     assert_eq!(rig.done().await.outcome, Delivery::Delivered);
     assert_eq!(second.seen()[0].body, first.seen()[0].body);
     assert_eq!(second.seen()[0].headers["webhook-id"], first.seen()[0].headers["webhook-id"]);
-    sleep(Duration::from_millis(50)).await;
+    rig.told(1).await;
     let folder = rig.kill().await;
 
     let mut rig = Rig::start(folder, vec![second.receiver("deployer")]);
@@ -358,7 +381,7 @@ async fn a_crash_between_sending_and_acknowledgement_sends_the_same_id_again_and
     assert_eq!(second.seen().len(), 1);
     rig.decide(decision(State::Pass, 1));
     assert_eq!(rig.done().await.event, SignalEvent::Resolved);
-    sleep(Duration::from_millis(50)).await;
+    rig.told(2).await;
     let folder = rig.kill().await;
 
     let rig = Rig::start(folder, vec![second.receiver("deployer")]);
@@ -411,9 +434,7 @@ async fn nothing_is_sent_after_valid_until() {
     let hook = Hook::start(vec![Reply::Status(503, "")]).await;
     let mut rig = Rig::start(folder("expiry"), vec![hook.receiver("deployer")]);
     rig.decide(decision(State::Rollback, 1));
-    while hook.seen().len() < 3 {
-        sleep(Duration::from_millis(10)).await;
-    }
+    hook.sees(3).await;
     rig.wall_shift.store(600 * SECOND_NS, Ordering::Relaxed);
     assert_eq!(rig.done().await.outcome, Delivery::Expired);
     let sent = hook.seen().len();
@@ -497,6 +518,94 @@ async fn a_new_rollout_that_is_bad_again_ends_the_old_signal_and_opens_a_new_one
         events.contains(&(1, SignalEvent::Resolved)) && events.contains(&(2, SignalEvent::Rollback)),
         "{events:?}"
     );
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_nobody_took_yet_is_taken_back_by_a_later_rollout_or_a_dry_run() {
+    let later = decision(State::Unknown, 2);
+    let dry = Decision { dry_run: true, ..decision(State::Rollback, 1) };
+    let held = decision(State::Hold, 1);
+    for (name, changed) in [("later", later), ("dry-on", dry), ("held", held)] {
+        let hook = Hook::start(vec![Reply::Status(503, "")]).await;
+        let mut rig = Rig::start(folder(name), vec![hook.receiver("deployer")]);
+        rig.decide(decision(State::Rollback, 1));
+        hook.sees(2).await;
+        rig.decide(changed);
+        assert_eq!(rig.done().await.outcome, Delivery::Expired, "{name}");
+        let sent = hook.seen().len();
+        sleep(Duration::from_millis(250)).await;
+        assert_eq!(hook.seen().len(), sent, "{name}");
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_at_every_line_of_a_real_journal_leaves_one_effect_with_one_id() {
+    let hook = Hook::start(vec![Reply::Status(500, ""), Reply::Status(200, "")]).await;
+    let mut rig = Rig::start(folder("lines"), vec![hook.receiver("deployer")]);
+    rig.decide(decision(State::Rollback, 1));
+    rig.told(1).await;
+    rig.findings.send(diff("m1")).await.unwrap();
+    rig.told(2).await;
+    rig.decide(decision(State::Pass, 1));
+    rig.told(3).await;
+    rig.done().await;
+    let at = rig.kill().await;
+    let journal = fs::read_to_string(at.join("journal.jsonl")).unwrap();
+    let lines: Vec<&str> = journal.split_inclusive('\n').collect();
+    assert_eq!(lines.len(), 10, "{journal}");
+    let first = hook.seen();
+    let id = first[0].headers["webhook-id"].clone();
+    let resolved = format!("{id}.resolved");
+    for whole in 0..=lines.len() {
+        let taken = |event: &str| {
+            let end = format!("\"event\":\"{event}\"");
+            lines[..whole].iter().any(|line| line.contains("delivered") && line.contains(&end))
+        };
+        fs::write(at.join("journal.jsonl"), lines[..whole].concat()).unwrap();
+        let hook = Hook::start(vec![Reply::Status(200, "")]).await;
+        let rig = Rig::start(at.clone(), vec![hook.receiver("deployer")]);
+        // The engine, restored, goes through the same states again.
+        rig.decide(decision(State::Rollback, 1));
+        // With the resolved event in the journal the rollback was over, or it is sent now.
+        hook.sees(usize::from(!taken(&id))).await;
+        rig.decide(decision(State::Pass, 1));
+        hook.sees(usize::from(!taken(&id)) + usize::from(!taken(&resolved))).await;
+        sleep(Duration::from_millis(100)).await;
+        let again = hook.seen();
+        for event in [&id, &resolved] {
+            let sent: Vec<_> =
+                again.iter().filter(|request| request.headers["webhook-id"] == **event).collect();
+            assert_eq!(sent.len(), usize::from(!taken(event)), "{event} after {whole} lines");
+            // Once the intent is written, the bytes are the same too.
+            let same =
+                whole == 0 || event == &resolved || sent.iter().all(|request| request.body == first[0].body);
+            assert!(same, "{event} after {whole} lines");
+        }
+        rig.kill().await;
+    }
+    fs::remove_dir_all(at).unwrap();
+}
+
+#[tokio::test]
+async fn who_may_have_got_the_rollback_before_a_crash_hears_that_it_is_over() {
+    let first = Hook::start(vec![Reply::Hang]).await;
+    let receivers = || vec![first.receiver("deployer")];
+    let rig = Rig::start(folder("maybe"), receivers());
+    rig.decide(decision(State::Rollback, 1));
+    first.sees(1).await;
+    let at = rig.kill().await;
+    let (receivers, address) = (receivers(), first.address);
+    drop(first);
+    // Nobody listens after the restart, and by then the target passes.
+    let mut rig = Rig::start(at, receivers);
+    rig.decide(decision(State::Pass, 1));
+    let done = rig.done().await;
+    assert_eq!((done.event, done.outcome), (SignalEvent::Rollback, Delivery::Expired));
+    let second = Hook::start_at(address, vec![Reply::Status(200, "")]).await;
+    assert_eq!(rig.done().await.event, SignalEvent::Resolved);
+    assert_eq!(types(&second.seen()), ["dev.backburn.rollback.resolved.v1"]);
     rig.stop().await;
 }
 
