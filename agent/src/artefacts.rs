@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use exporters::files::{self, FilesError};
 use model::ledger::Ledger;
 use model::profile::{CaptureOutcome, CaptureResult};
 use model::record::{Fact, Record};
@@ -33,16 +34,17 @@ pub(crate) async fn run(dir: PathBuf, mut captures: mpsc::Receiver<Arc<Record>>,
     }
 }
 
-fn write(dir: &Path, record: &Record) -> Result<Option<PathBuf>, exporters::files::FilesError> {
+fn write(dir: &Path, record: &Record) -> Result<Option<PathBuf>, FilesError> {
     let Fact::Capture(CaptureResult { request, target, outcome: CaptureOutcome::Done { before, after, .. } }) =
         &record.fact
     else {
         return Ok(None);
     };
-    let folder = dir.join(format!("{}-{}-{request}", stamp(record.at.wall_ns), plain(target)));
+    let name = format!("{}-{}-{request}", stamp(record.at.wall_ns), plain(target));
     let title = format!("{target}, {}", stamp(record.at.wall_ns));
-    exporters::files::write_capture(&folder, before.as_deref(), after, &title)?;
-    Ok(Some(folder))
+    let sets = (before.as_deref(), after.as_ref());
+    files::store_capture(dir, &name, sets, &title, files::ARTEFACT_BYTES_MAX)?;
+    Ok(Some(dir.join(name)))
 }
 
 /// `20261121T040000Z`: sorts as it should and is the same in every time zone.

@@ -2,6 +2,7 @@
 
 mod table;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +112,7 @@ async fn all(config: &Config, socket: &Path) -> Result<Checked, Failure> {
         }
         return Err(Failure::new(Exit::TargetDown, anyhow!("no etcd member found; name one with --config")));
     }
-    let (members, board) = tokio::join!(ask(config, &targets), daemon(socket));
+    let (members, board) = tokio::join!(ask(config, &targets), daemon(socket, config.admin.listen));
     let (daemon, daemon_unknown) = match board {
         Ok(board) => (Some(board), None),
         Err(why) => (None, Some(why)),
@@ -180,10 +181,15 @@ fn troubles(state: &MemberState) -> Vec<String> {
     troubles
 }
 
-async fn daemon(socket: &Path) -> Result<Board, String> {
-    let answer = client::get(&Address::Unix(socket.to_owned()), "/verdict")
-        .await
-        .map_err(|error| format!("no agent at {}: {error}", socket.display()))?;
+/// The running agent's board: by its socket, or where that is not ours to open, by its port.
+async fn daemon(socket: &Path, port: SocketAddr) -> Result<Board, String> {
+    let by_socket = client::get(&Address::Unix(socket.to_owned()), "/verdict").await;
+    let answer = match by_socket {
+        Ok(answer) => answer,
+        Err(error) => client::get(&Address::Tcp(port), "/verdict")
+            .await
+            .map_err(|_| format!("no agent at {}: {error}", socket.display()))?,
+    };
     serde_json::from_str(&answer.body).map_err(|error| format!("the agent's answer is not a board: {error}"))
 }
 

@@ -117,7 +117,7 @@ pub(super) fn host(root: &mut Map<'_>, state_dir: &Path) -> host::Config {
     let mut map = root.map("host");
     let interval = map.duration("interval", 5 * SECOND, (SECOND, HOUR));
     let filesystems = map.texts("filesystems").into_iter().map(PathBuf::from).chain([state_dir.to_owned()]);
-    let config = host::Config { interval, filesystems: filesystems.collect(), ..host::Config::default() };
+    let config = host::Config { interval, filesystems: filesystems.collect() };
     map.done();
     config
 }
