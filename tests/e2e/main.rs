@@ -12,3 +12,5 @@ mod processes;
 mod binary;
 // Every release line: metrics, probes, board and check, over each protocol and compression.
 mod versions;
+// Members killed, frozen and deposed: probes tell which, and no rollout is blamed.
+mod faults;
