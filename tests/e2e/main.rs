@@ -14,3 +14,5 @@ mod binary;
 mod versions;
 // Members killed, frozen and deposed: probes tell which, and no rollout is blamed.
 mod faults;
+// Log lines: slow ones become spans, keys stay, no line is lost over restarts and crashes.
+mod logs;

@@ -87,18 +87,25 @@ pub fn metrics(received: &[Arc<Received>]) -> Vec<Series> {
 
 /// Probes of one member that ended in some way, by kind and outcome, since the agent started.
 pub fn outcomes(received: &[Arc<Received>], member: &str) -> BTreeMap<(String, String), u64> {
+    let name = member.to_owned();
     let mut all = BTreeMap::new();
-    for series in metrics(received) {
-        if series.name != "etcd.client.probe.duration"
-            || series.resource.get("etcd.member.name").is_none_or(|name| name != member)
-        {
-            continue;
-        }
-        for point in series.points {
-            let of = |key: &str| point.attributes.get(key).cloned().unwrap_or_default();
-            let count = all.entry((of("etcd.probe.kind"), of("etcd.probe.outcome"))).or_default();
-            // Cumulative: the latest is the largest.
-            *count = point.value.max(*count as f64) as u64;
+    for request in received.iter().filter_map(|one| match &one.payload {
+        Payload::Metrics(request) => Some(request),
+        _ => None,
+    }) {
+        for batch in &request.resource_metrics {
+            // Looked at first: most of what arrives are pages of etcd, and stories ask often.
+            let ours = batch.scope_metrics.iter().flat_map(|scope| &scope.metrics);
+            let mut ours = ours.filter(|metric| metric.name == "etcd.client.probe.duration").peekable();
+            if ours.peek().is_none() || resource(batch.resource.as_ref()).get("etcd.member.name") != Some(&name) {
+                continue;
+            }
+            for point in ours.flat_map(points) {
+                let of = |key: &str| point.attributes.get(key).cloned().unwrap_or_default();
+                let count: &mut u64 = all.entry((of("etcd.probe.kind"), of("etcd.probe.outcome"))).or_default();
+                // Cumulative: the latest is the largest.
+                *count = point.value.max(*count as f64) as u64;
+            }
         }
     }
     all
