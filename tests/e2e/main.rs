@@ -16,3 +16,5 @@ mod versions;
 mod faults;
 // Log lines: slow ones become spans, keys stay, no line is lost over restarts and crashes.
 mod logs;
+// The main job: a bad rollout, one signed signal, its end; and the agent killed in between.
+mod rollback;
