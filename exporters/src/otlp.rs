@@ -32,6 +32,7 @@ pub use self::env::{Problem, Variables};
 
 mod client;
 mod config;
+mod edges;
 mod encode;
 mod env;
 mod facts;

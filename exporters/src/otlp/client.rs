@@ -28,7 +28,7 @@ const PEM_BYTES_MAX: u64 = 1 << 20;
 /// Own back-off once the agent stops: there is little time, and the receiver did not ask for patience.
 const DRAIN_DELAY: Duration = Duration::from_millis(250);
 
-/// Fast and good enough: at level 3 etcd's page is 4 % smaller for a tenth more time.
+/// The fastest: metrics repeat themselves so much that higher levels gain little.
 const ZSTD_LEVEL: i32 = 1;
 
 #[derive(Debug)]

@@ -96,7 +96,7 @@ pub enum Compression {
     /// Every receiver has to take it, hence the default; at the fastest level.
     #[default]
     Gzip,
-    /// A fifth of gzip's CPU and smaller; only where the receiver is known to take it (the OpenTelemetry Collector does).
+    /// Much less CPU than gzip and smaller; only where the receiver is known to take it (the OpenTelemetry Collector does).
     Zstd,
 }
 
