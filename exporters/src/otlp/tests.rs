@@ -473,6 +473,32 @@ async fn nobody_there_ends_with_the_drain_and_is_counted() {
 }
 
 #[tokio::test]
+async fn a_port_that_speaks_something_else_harms_nobody() {
+    for (grpc, speech) in [
+        (true, &b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"[..]),
+        (false, b"SSH-2.0-x\r\n"),
+        (true, b""),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::io::AsyncWriteExt::write_all(&mut stream, speech).await.ok();
+            }
+        });
+        let ledger = Ledger::default();
+        let exporter = Exporter::new(&config(&url, grpc), clock(), ledger.clone()).unwrap();
+        let (tx, rx) = mpsc::channel(1);
+        tx.send(lines(&["one"]).0).await.unwrap();
+        drop(tx);
+        exporter.run(rx, Duration::from_millis(400)).await;
+        assert_eq!((sent(&ledger), dropped(&ledger, "shutdown")), (0, 1), "{grpc} {:?}", ledger.lines());
+        assert!(retries(&ledger) > 0, "{grpc} {:?}", ledger.lines());
+    }
+}
+
+#[tokio::test]
 async fn what_is_too_old_expires() {
     let (item, _) = lines(&["one"]);
     let change = |config: &mut Config| config.age_max = Duration::from_millis(60);
