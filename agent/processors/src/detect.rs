@@ -13,6 +13,7 @@ mod watch;
 use std::collections::BTreeMap;
 
 use model::finding::{Conclusion, Measured, Regression, Shape};
+use model::mark::MarkKind;
 use model::probe::{Probe, ProbeKind, ProbeOutcome};
 use model::record::{Fact, Record};
 use model::scrape::{Scrape, ScrapeOutcome};
@@ -50,13 +51,13 @@ pub struct Config {
     pub threshold: f64,
     /// A latency below this multiple of its median is no regression.
     pub latency_factor: f64,
-    /// Nor is one that grew by less, milliseconds.
+    /// Nor is one that grew by less, milliseconds: what a busy neighbour on the node costs is no regression of etcd.
     pub latency_excess_ms: f64,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { warm_up_points: 12, threshold: 10.0, latency_factor: 2.0, latency_excess_ms: 2.0 }
+        Config { warm_up_points: 12, threshold: 10.0, latency_factor: 2.0, latency_excess_ms: 10.0 }
     }
 }
 
@@ -145,6 +146,11 @@ impl Detect {
             self.restart_clock();
         }
         self.newest_ns = self.newest_ns.max(at.mono_ns);
+        if let Fact::Mark(mark) = &record.fact
+            && mark.kind == MarkKind::Rollout
+        {
+            self.part();
+        }
         let member = record.origin.member_name();
         if member.is_empty() || !self.knows(member) {
             return Vec::new();
@@ -170,6 +176,15 @@ impl Detect {
             self.members.insert(member.to_owned(), Member::default());
         }
         room
+    }
+
+    /// A rollout: what begins from here on is another onset, and no alarm that has not gone off yet reaches back before it.
+    fn part(&mut self) {
+        self.event.part();
+        let probes = self.members.values_mut().flat_map(|member| member.probes.values_mut());
+        probes.map(|stream| &mut stream.alarm).chain(self.pools.values_mut()).for_each(Alarm::begin);
+        let rows = self.members.values_mut().flat_map(|member| member.rows.values_mut());
+        rows.for_each(|(_, stream)| stream.alarm.begin());
     }
 
     /// After a reboot the stamps begin anew: baselines stay, alarms and deltas do not.
@@ -284,7 +299,7 @@ impl Detect {
     fn tell(&mut self, at: Stamp, turned: Turned, excuses: &Excuses) -> Option<Regression> {
         let cause = || excuses.cause(turned.onset).or_else(|| excuses.cause(at));
         let told = match turned.turn {
-            Some(Turn::Opened) => self.event.opened(at, &turned.key, cause()),
+            Some(Turn::Opened) => self.event.opened(at, turned.onset, &turned.key, cause()),
             Some(Turn::Closed) => self.event.closed(at, &turned.key),
             None if turned.calming => Tell::Nothing,
             None => self.event.lasts(at, &turned.key, excuses.cause(at).as_ref()),
