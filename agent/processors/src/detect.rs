@@ -35,6 +35,9 @@ const WARM_UP_NS: u64 = 60 * SECOND_NS;
 /// What went back within this time was a spike.
 const SPIKE_NS: u64 = 30 * SECOND_NS;
 
+/// So soon after a rollout a leader move or a compaction is as likely its consequence: only restarts count as causes.
+const FRESH_NS: u64 = 300 * SECOND_NS;
+
 /// A stamp so far behind the newest belongs to another boot.
 const REBOOT_NS: u64 = 60 * SECOND_NS;
 
@@ -107,6 +110,8 @@ pub struct Detect {
     /// One alarm a kind over the points of all members: three times as fast as one member's.
     pools: BTreeMap<ProbeKind, Alarm>,
     event: Event,
+    /// The latest rollout.
+    rollout: Option<Stamp>,
 }
 
 /// A turn of an alarm, with what a finding says of it.
@@ -131,6 +136,7 @@ impl Detect {
             members: BTreeMap::new(),
             pools: BTreeMap::new(),
             event: Event::default(),
+            rollout: None,
         }
     }
 
@@ -149,7 +155,7 @@ impl Detect {
         if let Fact::Mark(mark) = &record.fact
             && mark.kind == MarkKind::Rollout
         {
-            self.part();
+            self.part(at);
         }
         let member = record.origin.member_name();
         if member.is_empty() || !self.knows(member) {
@@ -179,7 +185,8 @@ impl Detect {
     }
 
     /// A rollout: what begins from here on is another onset, and no alarm that has not gone off yet reaches back before it.
-    fn part(&mut self) {
+    fn part(&mut self, at: Stamp) {
+        self.rollout = Some(at);
         self.event.part();
         let probes = self.members.values_mut().flat_map(|member| member.probes.values_mut());
         probes.map(|stream| &mut stream.alarm).chain(self.pools.values_mut()).for_each(Alarm::begin);
@@ -201,6 +208,7 @@ impl Detect {
         }
         self.pools.clear();
         self.event = Event::default();
+        self.rollout = None;
         self.newest_ns = 0;
     }
 
@@ -297,12 +305,16 @@ impl Detect {
 
     /// What of a turn becomes a finding.
     fn tell(&mut self, at: Stamp, turned: Turned, excuses: &Excuses) -> Option<Regression> {
-        let cause = || excuses.cause(turned.onset).or_else(|| excuses.cause(at));
+        let (rollout, onset) = (self.rollout, turned.onset);
+        let fresh = rollout.is_some_and(|rollout| onset >= rollout && onset.since_ns(rollout) <= FRESH_NS);
+        let at_once = |at| if fresh { excuses.restart(at) } else { excuses.cause(at) };
         let told = match turned.turn {
-            Some(Turn::Opened) => self.event.opened(at, turned.onset, &turned.key, cause()),
+            Some(Turn::Opened) => {
+                self.event.opened(at, turned.onset, &turned.key, at_once(onset).or_else(|| at_once(at)))
+            }
             Some(Turn::Closed) => self.event.closed(at, &turned.key),
             None if turned.calming => Tell::Nothing,
-            None => self.event.lasts(at, &turned.key, excuses.cause(at).as_ref()),
+            None => self.event.lasts(at, &turned.key, at_once(at).as_ref()),
         };
         let short = at.since_ns(turned.onset) < SPIKE_NS;
         let (open, shape, cause) = match told {

@@ -193,11 +193,15 @@ fn nothing_is_learnt_while_an_alarm_is_open() {
 }
 
 /// Ten seconds of disturbance with a leader change that a probe heard of; `stays` goes on for two minutes.
-fn leader_move(stays: bool) -> Watch {
+fn leader_move(stays: bool, rollout: bool) -> Watch {
     let mut watch = Watch::new();
     let mut real = Real::new(9, 0.2, 0.0);
     let end = if stays { 320.0 } else { 206.0 };
-    watch.run(0..330, &mut |at, member, kind| {
+    watch.run(0..198, &mut |_, _, kind| real.answer(kind, 1.0));
+    if rollout {
+        watch.feed(&mark(198.0, "shop", "v2", MarkKind::Rollout));
+    }
+    watch.run(198..330, &mut |at, member, kind| {
         if at > 200.0 && at < 201.0 && member == "m1" {
             return (900.0, ProbeOutcome::LeaderChanged);
         }
@@ -208,7 +212,7 @@ fn leader_move(stays: bool) -> Watch {
 
 #[test]
 fn a_leader_move_is_one_finding_with_its_cause() {
-    let watch = leader_move(false);
+    let watch = leader_move(false, false);
     assert_eq!(watch.found.len(), 1, "{:?}", watch.found);
     let (_, regression) = &watch.found[0];
     assert_eq!(regression.cause.as_deref(), Some("leader move"));
@@ -217,10 +221,17 @@ fn a_leader_move_is_one_finding_with_its_cause() {
 
 #[test]
 fn a_disturbance_that_outlives_its_cause_is_opened() {
-    let watch = leader_move(true);
+    let watch = leader_move(true, false);
     let opened = watch.opened();
     assert!((1..=3).contains(&opened.len()), "{:?}", watch.found);
     assert!((204.0..=225.0).contains(&opened[0].0) && opened[0].1.cause.is_none(), "{:?}", opened[0]);
+}
+
+#[test]
+fn a_rollout_that_moves_the_leader_has_no_excuse() {
+    let watch = leader_move(true, true);
+    let opened = watch.opened();
+    assert!((203.0..=206.0).contains(&opened[0].0) && opened[0].1.cause.is_none(), "{:?}", opened[0]);
 }
 
 #[test]
