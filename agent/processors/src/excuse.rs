@@ -151,14 +151,10 @@ impl Excuses {
         self.own_gap(member, at).or_else(|| self.announced(member, at)).or_else(|| self.election(member, at))
     }
 
-    /// A harmless cause for a disturbance of the whole cluster at `at`.
+    /// A harmless cause for a disturbance of the whole cluster at `at`: a restart, else maintenance or a leader move.
     #[must_use]
     pub fn cause(&self, at: Stamp) -> Option<String> {
-        let restart = self.members.keys().find_map(|member| {
-            let own = self.own_gap(member, at.mono_ns).or_else(|| self.announced(member, at.mono_ns));
-            own.or_else(|| self.election(member, at.mono_ns))
-        });
-        restart.or_else(|| {
+        self.restart(at).or_else(|| {
             let near = |work: &&Work| {
                 work.from_ns.saturating_sub(WORK_WAKE_NS) <= at.mono_ns
                     && at.mono_ns <= work.to_ns.saturating_add(WORK_WAKE_NS)
@@ -171,10 +167,10 @@ impl Excuses {
         })
     }
 
-    /// Whether `member` is known to be away now.
+    /// The excused restart, of whichever member, that events at `at` are put down to.
     #[must_use]
-    pub fn is_away(&self, member: &str) -> bool {
-        self.members.get(member).and_then(|life| life.gaps.back()).is_some_and(|gap| gap.to_ns.is_none())
+    pub fn restart(&self, at: Stamp) -> Option<String> {
+        self.members.keys().find_map(|member| self.excuse(member, at))
     }
 
     fn own_gap(&self, member: &str, at: u64) -> Option<String> {
