@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use model::ledger::Ledger;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -52,25 +52,15 @@ impl Pipeline {
     ///
     /// # Errors
     /// A part ended before it was asked to, or did not end in time: the supervisor should start the agent anew.
-    pub(crate) async fn run(
-        mut self,
-        stop: impl Future<Output = &'static str>,
-        grace: Duration,
-    ) -> Result<()> {
-        let early = tokio::select! {
-            why = stop => {
-                info!(why, "stopping");
-                None
-            }
-            ended = self.sources.join_next(), if !self.sources.is_empty() => ended,
-            ended = self.sinks.join_next(), if !self.sinks.is_empty() => ended,
+    pub(crate) async fn run(mut self, stop: impl Future<Output = Stop>, grace: Duration) -> Result<Stop> {
+        let stopped = tokio::select! {
+            why = stop => Ok(why),
+            Some(ended) = self.sources.join_next() => Err(early(ended)),
+            Some(ended) = self.sinks.join_next() => Err(early(ended)),
         };
-        let early = early.map(|ended| match ended {
-            Ok(name) => anyhow!("{name} ended by itself"),
-            Err(error) => anyhow!("a part failed: {error}"),
-        });
-        if let Some(error) = &early {
-            error!(%error, "draining");
+        match &stopped {
+            Ok(why) => info!(?why, "stopping"),
+            Err(error) => error!(%error, "draining"),
         }
         self.shared.cancel.cancel();
         let drained = timeout(grace, async {
@@ -81,21 +71,42 @@ impl Pipeline {
         if late {
             self.shared.ledger.add("agent_shutdown_lost_total", "deadline", 1);
         }
-        match early {
-            Some(error) => Err(error),
-            None if late => Err(anyhow!("not drained within {grace:?}")),
-            None => Ok(()),
+        match stopped {
+            Ok(_) if late => Err(anyhow!("not drained within {grace:?}")),
+            stopped => stopped,
         }
     }
 }
 
-/// Resolves on SIGTERM or SIGINT.
-pub(crate) async fn signal() -> &'static str {
+/// Why a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// SIGTERM or SIGINT: for good.
+    Asked,
+    /// SIGHUP or `POST /-/reload`: with the configuration read anew.
+    Reload,
+    /// Other members run on this node than when the run began.
+    Members,
+}
+
+fn early(ended: Result<&'static str, JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(name) => anyhow!("{name} ended by itself"),
+        Err(error) => anyhow!("a part failed: {error}"),
+    }
+}
+
+/// Resolves on SIGTERM, SIGINT or SIGHUP.
+pub(crate) async fn signal() -> Stop {
     use tokio::signal::unix::{SignalKind, signal};
-    let (term, int) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut term), Ok(mut int)) = (term, int) else { return "signals cannot be received" };
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let [Ok(mut term), Ok(mut int), Ok(mut hup)] = kinds.map(signal) else {
+        error!("signals cannot be received: stopping");
+        return Stop::Asked;
+    };
     tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
+        _ = term.recv() => Stop::Asked,
+        _ = int.recv() => Stop::Asked,
+        _ = hup.recv() => Stop::Reload,
     }
 }

@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
-use crate::cli::{Ended, Exit, Failure};
+use crate::cli::{Exit, Failure};
 use crate::config::Config;
 use crate::engine_task::{Decisions, EngineTask, Outlets};
-use crate::pipeline::{Pipeline, Shared, signal};
+use crate::pipeline::{Pipeline, Shared, Stop, signal};
 use crate::{artefacts, state};
 
 /// Records between the sources and the engine: seconds of a busy node; pages are bounded by the room in bytes.
@@ -62,20 +62,20 @@ struct Ends {
     marked: watch::Receiver<Option<model::time::Stamp>>,
 }
 
-/// Runs the agent until it is told to stop; with `recording`, writes down what it sees and says.
-pub(crate) async fn run(config: Config, recording: Option<&Path>) -> Ended {
+/// Runs the agent until there is a reason to stop; with `recording`, writes down what it sees and says.
+pub(crate) async fn run(config: Config, recording: Option<&Path>, ledger: Ledger) -> Result<Stop, Failure> {
     let raw = clock::system();
     let restored = state::restore(&config.state_dir, &raw, config.engine.clone()).map_err(|error| {
         let text = format!("keep state in {}", config.state_dir.display());
         Failure::new(Exit::Privilege, anyhow::Error::from(error).context(text))
     })?;
     info!(dir = %config.state_dir.display(), "{}", restored.told);
-    let shared = Shared { cancel: CancellationToken::new(), ledger: Ledger::default() };
+    let shared = Shared { cancel: CancellationToken::new(), ledger };
     let node = Arc::new(Origin { node: config.node.clone(), ..Origin::default() });
     let (inbox, records) = Inbox::new(INBOX_RECORDS, INBOX_KIB);
     let base = Base { clock: restored.clock, node, shared: shared.clone(), inbox };
     let targets = sources::targets(&config).await;
-    describe(&config, &targets);
+    describe(&config, &targets).await;
     let shipping = config.is_shipping();
     let (outlets, ends) = outlets(shipping, recording.is_some());
     let writer = recording.map(|path| recorder::create(path, &restored.engine)).transpose()?;
@@ -89,14 +89,21 @@ pub(crate) async fn run(config: Config, recording: Option<&Path>) -> Ended {
     let mut pipeline = Pipeline::new(shared);
     pipeline.sink("engine", engine.run(records));
     configure(&base, &config);
-    let (reload, reloads) = mpsc::channel(1);
+    let (reload, mut reloads) = mpsc::channel(1);
+    let (change, mut changes) = mpsc::channel(1);
     admin_server(&mut pipeline, &base, &config, (ends.board.clone(), reload)).await?;
     sinks(&mut pipeline, &base, &config, (ends, writer), &targets)?;
-    sources::spawn(&mut pipeline, &base, &config, &targets, reloads);
+    sources::spawn(&mut pipeline, &base, &config, &targets, change);
     // From here on the sources alone keep the engine alive.
     drop(base);
-    pipeline.run(signal(), GRACE).await?;
-    Ok(Exit::Ok)
+    let stop = async {
+        tokio::select! {
+            why = signal() => why,
+            Some(()) = reloads.recv() => Stop::Reload,
+            Some(()) = changes.recv() => Stop::Members,
+        }
+    };
+    Ok(pipeline.run(stop, GRACE).await?)
 }
 
 /// The first record: what the engine is to believe from here on.
@@ -200,7 +207,7 @@ fn sinks(
 }
 
 /// What was found, what is sent to whom, what may not be done: said once, at start.
-fn describe(config: &Config, targets: &[Target]) {
+async fn describe(config: &Config, targets: &[Target]) {
     for target in targets {
         let probed = target.client_url.is_some() && (target.local || config.etcd.remote);
         info!(
@@ -209,6 +216,9 @@ fn describe(config: &Config, targets: &[Target]) {
         );
     }
     if targets.is_empty() {
+        for line in sources::looked(config).await {
+            info!("{line}");
+        }
         info!("no etcd member here: the agent stays up, watches the node and looks again");
     }
     info!(

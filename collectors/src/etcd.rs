@@ -16,6 +16,8 @@ use crate::tls::TlsFiles;
 
 pub(crate) mod outcome;
 
+use outcome::Admission;
+
 /// etcd closes connections that ping more often than every 5 s; half that rate leaves room for a server set stricter.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -68,6 +70,7 @@ pub(crate) struct Connection {
     url: Option<String>,
     tls: TlsFiles,
     held: Option<Held>,
+    admission: Admission,
 }
 
 struct Held {
@@ -84,12 +87,27 @@ impl std::fmt::Debug for Held {
 
 impl Connection {
     pub(crate) fn new(target: &Target) -> Connection {
-        Connection { url: target.client_url.clone(), tls: target.tls.clone(), held: None }
+        Connection {
+            url: target.client_url.clone(),
+            tls: target.tls.clone(),
+            held: None,
+            admission: Admission::default(),
+        }
     }
 
     /// The same member over a connection of its own.
     pub(crate) fn again(&self) -> Connection {
-        Connection { url: self.url.clone(), tls: self.tls.clone(), held: None }
+        Connection {
+            url: self.url.clone(),
+            tls: self.tls.clone(),
+            held: None,
+            admission: Admission::default(),
+        }
+    }
+
+    /// What names the outcomes of calls on this connection.
+    pub(crate) fn admission(&self) -> Admission {
+        self.admission.clone()
     }
 
     /// Whether there is anything to connect to.

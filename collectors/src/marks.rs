@@ -79,7 +79,9 @@ impl Watched {
     #[must_use]
     pub fn member(target: &Target) -> Option<Watched> {
         target.pid?;
-        Some(Watched::new(&target.name, Find::Member(target.name.clone())))
+        // By address where it is known: two clusters on one node may both have an m1.
+        let address = target.client_url.as_deref().and_then(|url| Some(url.split_once("://")?.1.to_owned()));
+        Some(Watched::new(&target.name, Find::Member(address.unwrap_or_else(|| target.name.clone()))))
     }
 
     /// A service, with the usual names of its version flag and variable.

@@ -17,7 +17,8 @@ use model::time::{Clock, SECOND_NS, Stamp};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::etcd::{Connection, outcome};
+use crate::etcd::Connection;
+use crate::etcd::outcome::{self, Admission};
 use crate::target::{Identity, Target, Told};
 
 /// Status and MemberList are answered from memory; a member that takes longer says enough by it.
@@ -153,7 +154,7 @@ impl MemberWatch {
 
     async fn ask(&mut self, at: Stamp) -> Result<MemberState, Silence> {
         let mut maintenance = self.client().await?.maintenance_client();
-        let state = state(&answer(DEADLINE, maintenance.status()).await?);
+        let state = state(&answer(&self.connection.admission(), DEADLINE, maintenance.status()).await?);
         self.identity.learn(state.cluster_id, state.id);
         self.complete(at, state).await
     }
@@ -172,7 +173,7 @@ impl MemberWatch {
     /// Brings the list up to date; one that does not come leaves the old one and is counted.
     async fn list(&mut self, client: &Client) {
         let mut cluster = client.cluster_client();
-        match answer(DEADLINE, cluster.member_list()).await {
+        match answer(&self.connection.admission(), DEADLINE, cluster.member_list()).await {
             Ok(list) => self.members = listed(&list),
             Err((reason, detail)) => {
                 self.ledger.add("agent_member_list_errors_total", reason, 1);
@@ -191,7 +192,7 @@ impl MemberWatch {
         let pinned = pinned(revision);
         let asked = i64::try_from(pinned).unwrap_or(i64::MAX);
         let mut maintenance = client.maintenance_client();
-        match answer(HASH_DEADLINE, maintenance.hash_kv(asked)).await {
+        match answer(&self.connection.admission(), HASH_DEADLINE, maintenance.hash_kv(asked)).await {
             Ok(hashed) => Some(hash(&hashed, pinned)),
             Err((reason, detail)) => {
                 self.ledger.add("agent_member_hash_errors_total", reason, 1);
@@ -202,10 +203,17 @@ impl MemberWatch {
     }
 }
 
-async fn answer<T>(deadline: Duration, call: impl Future<Output = Result<T, Error>>) -> Result<T, Silence> {
+async fn answer<T>(
+    admission: &Admission,
+    deadline: Duration,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Silence> {
     match timeout(deadline, call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err((outcome::label(&outcome::of_error(&error)), outcome::chain(&error))),
+        Ok(Ok(answer)) => {
+            admission.admitted();
+            Ok(answer)
+        }
+        Ok(Err(error)) => Err((outcome::label(&admission.outcome(&error)), outcome::chain(&error))),
         Err(_) => Err((outcome::label(&ProbeOutcome::TimedOut), format!("no answer within {deadline:?}"))),
     }
 }

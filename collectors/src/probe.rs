@@ -313,8 +313,13 @@ impl Prober {
                 return Ok(());
             }
         };
-        let call =
-            call::Call { client, reach: self.reach.clone(), puts: self.puts.clone(), inbox: inbox.clone() };
+        let call = call::Call {
+            client,
+            admission: self.connection.admission(),
+            reach: self.reach.clone(),
+            puts: self.puts.clone(),
+            inbox: inbox.clone(),
+        };
         in_flight.start(lane, call.run(lane, due, place));
         Ok(())
     }

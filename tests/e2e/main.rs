@@ -8,3 +8,5 @@ mod clusters;
 mod receivers;
 // The harness itself: nothing it started survives it.
 mod processes;
+// The binary's answers and exit codes, on real clusters of every release line.
+mod binary;

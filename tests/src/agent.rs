@@ -81,6 +81,10 @@ impl Agent {
         variables: &[(&str, &str)],
         limit: Duration,
     ) -> Result<Finished> {
+        for output in ["agent.stdout", "agent.stderr"] {
+            // Usually there is none: what counts is that the answer is this run's.
+            fs::remove_file(dir.join(output)).ok();
+        }
         let agent = Agent::start(dir, args, variables)?;
         let status = agent.process.wait(limit).with_context(|| format!("agent wrote: {}", agent.stderr()))?;
         Ok(Finished { status, stdout: agent.stdout(), stderr: agent.stderr() })

@@ -97,7 +97,7 @@ pub struct FunctionCounts {
     pub period: u64,
     /// Sum over all samples, in the unit of `kind`.
     pub total: u64,
-    /// Samples taken: the n of every share.
+    /// The n of every share: samples taken, goroutines, or the effective number of sampled objects of a heap.
     pub samples: u64,
     /// Functions by name, ascending, at most [`FUNCTIONS_MAX`].
     pub functions: Vec<FunctionCount>,
@@ -137,7 +137,7 @@ pub struct Stacks {
     pub functions: Vec<Function>,
     /// Frames: an inlined call has one of its own.
     pub frames: Vec<Frame>,
-    /// Samples, stacks leaf first.
+    /// Samples, stacks leaf first; a goroutine that is about to start has an empty one.
     pub samples: Vec<StackSample>,
     /// The profile as it was received (gzipped pprof), empty where we made it ourselves.
     pub pprof: Vec<u8>,
@@ -191,6 +191,6 @@ pub struct StackSample {
     pub frames: Vec<u32>,
     /// Value in the unit of the kind.
     pub value: i64,
-    /// Samples merged into it.
+    /// Samples merged into it; for a heap the objects, scaled as the value is.
     pub count: i64,
 }

@@ -9,6 +9,7 @@ mod calls;
 mod fragment;
 mod hash;
 pub(crate) mod join;
+mod piece;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -221,7 +222,7 @@ impl Candidate {
 #[must_use]
 pub(crate) fn operation(name: &str) -> String {
     let bare = name.strip_prefix("trace ").or_else(|| name.strip_prefix("apply ")).unwrap_or(name);
-    calls::class(bare).map_or_else(|| name.to_owned(), str::to_owned)
+    piece::class(bare).map_or_else(|| name.to_owned(), str::to_owned)
 }
 
 fn closes(trace: &Trace, now_ns: u64) -> bool {
@@ -519,10 +520,10 @@ mod tests {
             outline(&found[0]),
             [
                 "0 web request Root 100",
-                "1 web handler Enclosing 90",
-                "2 db query Enclosing 50",
+                "1 web handler Enclosing 75",
+                "2 db query Enclosing 75",
                 "1 web render ParentId 100",
-                "1 log later Sibling 20",
+                "1 log later Sibling 40",
             ]
         );
     }

@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use clap::Args;
+use model::ledger::Ledger;
+use tracing::error;
 
 use super::{Ended, Exit, Failure, Source, runtime, tell};
-use crate::config::Loaded;
+use crate::config::{Config, Loaded};
+use crate::pipeline::Stop;
 use crate::telemetry;
 
 /// Arguments of `agent record`.
@@ -37,7 +40,30 @@ pub(super) fn run(source: &Source, recording: Option<&Path>) -> Ended {
     for warning in &warnings {
         tracing::warn!(place = %warning.place, "ignored: {}", warning.text);
     }
-    let ended = runtime()?.block_on(crate::run::run(config, recording));
+    let ended = again_and_again(source, config, recording);
     telemetry.shutdown();
     ended
+}
+
+/// A reload and a change of members are a new run in the same process: the engine's state is saved and restored between
+/// them. A wrong configuration is refused and the old one kept.
+fn again_and_again(source: &Source, mut config: Config, recording: Option<&Path>) -> Ended {
+    let runtime = runtime()?;
+    let ledger = Ledger::default();
+    loop {
+        let stop = runtime.block_on(crate::run::run(config.clone(), recording, ledger.clone()))?;
+        if stop == Stop::Asked || recording.is_some() {
+            return Ok(Exit::Ok);
+        }
+        if stop == Stop::Reload {
+            let loaded = crate::config::load(source);
+            ledger.set("agent_config_last_reload_successful", "", u64::from(loaded.problems.is_empty()));
+            for problem in &loaded.problems {
+                error!(place = %problem.place, "configuration kept as it was: {}", problem.text);
+            }
+            if loaded.problems.is_empty() {
+                config = loaded.config;
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ use collectors::{clock, host, logs, marks, member, probe, scrape, tls};
 use profile::capture::{Capturer, ProfileTarget};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Base;
@@ -29,11 +30,7 @@ pub(crate) async fn targets(config: &Config) -> Vec<Target> {
         target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
     }
     if config.etcd.discovery {
-        let found = discover::probe_reachable(found).await;
-        for line in found.describe() {
-            info!("{line}");
-        }
-        for target in found.targets {
+        for target in discover::probe_reachable(found).await.targets {
             if !targets.iter().any(|known| is_same(known, &target)) {
                 targets.push(target);
             }
@@ -51,7 +48,11 @@ pub(crate) async fn looked(config: &Config) -> Vec<String> {
 }
 
 fn is_same(one: &Target, other: &Target) -> bool {
-    one.name == other.name || (one.client_url.is_some() && one.client_url == other.client_url)
+    // Names are not unique on a machine with two clusters; addresses are.
+    match (&one.client_url, &other.client_url) {
+        (Some(one), Some(other)) => one.trim_end_matches('/') == other.trim_end_matches('/'),
+        _ => one.name == other.name,
+    }
 }
 
 /// Starts everything that sees.
@@ -60,7 +61,7 @@ pub(super) fn spawn(
     base: &Base,
     config: &Config,
     targets: &[Target],
-    reloads: mpsc::Receiver<()>,
+    change: mpsc::Sender<()>,
 ) {
     let cancel = || base.shared.cancel.clone();
     let ledger = || base.shared.ledger.clone();
@@ -76,7 +77,7 @@ pub(super) fn spawn(
     let host =
         host::Host::new(PathBuf::from("/"), config.host.clone(), watched_end, base.clock.clone(), ledger());
     pipeline.source("host", host.run(Arc::clone(&base.node), base.inbox.clone(), cancel()));
-    pipeline.source("members", follow_pids(watched, targets.to_vec(), config.clone(), (cancel(), reloads)));
+    pipeline.source("members", follow_members(watched, targets.to_vec(), config.clone(), (cancel(), change)));
     let files: Vec<_> = targets
         .iter()
         .filter_map(|target| Some((target.log_file.clone()?, target.identity.clone())))
@@ -146,33 +147,27 @@ fn pids(targets: &[Target]) -> Vec<host::Watched> {
         .collect()
 }
 
-/// Keeps the pids of the members fresh. Reads /proc alone; asks no member.
-async fn follow_pids(
+/// Keeps the pids of the members fresh, and tells when other members run here than at start.
+async fn follow_members(
     watched: watch::Sender<Vec<host::Watched>>,
-    mut targets: Vec<Target>,
+    started: Vec<Target>,
     config: Config,
-    (cancel, mut reloads): (tokio_util::sync::CancellationToken, mpsc::Receiver<()>),
+    (cancel, change): (CancellationToken, mpsc::Sender<()>),
 ) {
     let mut look = tokio::time::interval(LOOK_AGAIN);
+    look.tick().await;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = look.tick() => {}
-            asked = reloads.recv() => {
-                if asked.is_none() {
-                    cancel.cancelled().await;
-                    return;
-                }
-            }
         }
-        let environment = Environment::system(&config.node);
-        let Ok(found) = spawn_blocking(move || discover::find(&environment)).await else { continue };
-        for target in &mut targets {
-            target.pid =
-                found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
+        let now = targets(&config).await;
+        let changed = now.iter().any(|target| !started.iter().any(|known| is_same(known, target)));
+        if changed && change.try_send(()).is_ok() {
+            info!(members = now.len(), "other members run here now");
         }
         watched.send_if_modified(|known| {
-            let new = pids(&targets);
+            let new = pids(&now);
             let changed = *known != new;
             *known = new;
             changed

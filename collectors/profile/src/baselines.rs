@@ -12,6 +12,8 @@ use model::time::{SECOND_NS, Stamp};
 const PER_TARGET_MAX: usize = 6;
 /// Bytes over all targets: three members with six baselines take 2 MiB; the agent has 96.
 const BYTES_MAX: usize = 8 << 20;
+/// Bytes of one baseline: twenty times what etcd sends. A larger one is not kept, lest it push out all others.
+const SHOT_BYTES_MAX: usize = 2 << 20;
 /// Younger than this, a baseline may hold the very change that raised the trigger.
 pub const AGED_NS: u64 = 5 * 60 * SECOND_NS;
 
@@ -48,8 +50,11 @@ impl Baselines {
         self.mark = Some(mark);
     }
 
-    /// Keeps one more; the oldest unpinned goes when there are too many or too much.
-    pub fn keep(&mut self, target: &str, shot: Shot) {
+    /// Keeps one more; the oldest unpinned goes when there are too many or too much. False when it is too large to keep.
+    pub fn keep(&mut self, target: &str, shot: Shot) -> bool {
+        if shot.bytes() > SHOT_BYTES_MAX {
+            return false;
+        }
         let mark = self.mark;
         let ring = self.by_target.entry(target.to_owned()).or_default();
         ring.push_back(shot);
@@ -62,6 +67,7 @@ impl Baselines {
                 break;
             }
         }
+        true
     }
 
     /// Bytes held over all targets.
@@ -106,7 +112,7 @@ mod tests {
     use model::profile::{Baseline, ProfileKind};
     use model::time::{SECOND_NS, Stamp};
 
-    use super::{BYTES_MAX, Baselines, PER_TARGET_MAX, Shot};
+    use super::{BYTES_MAX, Baselines, PER_TARGET_MAX, SHOT_BYTES_MAX, Shot};
 
     fn at(seconds: u64) -> Stamp {
         Stamp::default().plus_ns(seconds * SECOND_NS)
@@ -164,5 +170,6 @@ mod tests {
             assert!(baselines.bytes() <= BYTES_MAX);
         }
         assert!(baselines.choose("m2", at(1_000), None).0.is_some());
+        assert!(!baselines.keep("m1", shot(50, SHOT_BYTES_MAX + 1)));
     }
 }

@@ -3,6 +3,7 @@
 //! Owns budget, cool-down and kill switch. Refuses to queue: a request that finds no place is answered by the caller
 //! with [`refused`].
 
+mod kill_switch;
 mod shot;
 
 use std::fmt;
@@ -26,8 +27,6 @@ use crate::fetch::FetchError;
 
 pub use shot::{Once, once};
 
-/// How often the kill switch is looked at while a capture runs.
-const KILL_SWITCH_EVERY: Duration = Duration::from_secs(1);
 /// A baseline that failed for a passing reason is tried again after this.
 const RETRY_NS: u64 = 60 * SECOND_NS;
 /// The budget's window.
@@ -82,7 +81,7 @@ impl Default for Config {
             captures_per_hour: 6,
             cool_down: Duration::from_secs(600),
             refresh: Duration::from_secs(600),
-            after_marker: Duration::from_secs(60),
+            after_marker: Duration::from_secs(30),
             kill_switch: PathBuf::from("/etc/backburn/no-profiling"),
         }
     }
@@ -249,7 +248,7 @@ impl Capturer {
         }
         let shot = tokio::select! {
             shot = shot::take(&planned.target, self.config.baseline_cpu_seconds, &self.clock) => shot,
-            () = kill_switch(&self.config.kill_switch) => {
+            () = kill_switch::appears(&self.config.kill_switch) => {
                 self.ledger.add("agent_profile_baselines_total", "kill_switch", 1);
                 return;
             }
@@ -262,8 +261,8 @@ impl Capturer {
             Ok(shot) => {
                 planned.baseline_due_ns = shot.ended.mono_ns.saturating_add(refresh);
                 planned.told = None;
-                self.baselines.keep(&planned.target.name, shot);
-                self.ledger.add("agent_profile_baselines_total", "taken", 1);
+                let kept = self.baselines.keep(&planned.target.name, shot);
+                self.ledger.add("agent_profile_baselines_total", if kept { "taken" } else { "too_large" }, 1);
                 self.ledger.set("agent_profile_baseline_bytes", "", count(self.baselines.bytes()));
             }
             Err(error) => {
@@ -295,7 +294,7 @@ impl Capturer {
         let outcome = tokio::select! {
             biased;
             () = cancel.cancelled() => interrupted("shutdown"),
-            () = kill_switch(&self.config.kill_switch) => interrupted("kill_switch"),
+            () = kill_switch::appears(&self.config.kill_switch) => interrupted("kill_switch"),
             shot = shot::take(&planned.target, self.config.cpu_seconds, &self.clock) => {
                 match shot.and_then(|shot| shot::decode(&shot, &self.ledger)) {
                     Ok(after) => self.compared(target, asked, *before_mono_ns, after),
@@ -362,7 +361,7 @@ impl Capturer {
     }
 
     async fn killed(&self) -> bool {
-        present(&self.config.kill_switch).await
+        kill_switch::present(&self.config.kill_switch).await
     }
 }
 
@@ -375,23 +374,6 @@ fn cost_something(outcome: &CaptureOutcome) -> bool {
             reason.as_str(),
             "another_profile_running" | "not_permitted" | "unreachable" | "shutdown"
         ),
-    }
-}
-
-/// Ends when the kill switch appears.
-async fn kill_switch(path: &std::path::Path) {
-    while !present(path).await {
-        tokio::time::sleep(KILL_SWITCH_EVERY).await;
-    }
-}
-
-/// A file that cannot be looked at counts as present: in doubt nothing is profiled.
-async fn present(path: &std::path::Path) -> bool {
-    match tokio::fs::symlink_metadata(path).await {
-        Ok(_) => true,
-        Err(error) => {
-            !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
-        }
     }
 }
 

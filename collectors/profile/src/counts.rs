@@ -7,6 +7,9 @@ use std::collections::HashMap;
 
 use model::profile::{FUNCTIONS_MAX, FunctionCount, FunctionCounts, ProfileKind, Stacks};
 
+/// Distinct call edges looked at; etcd has under a thousand in a profile. Later ones are left out: 8 MiB of memory.
+const EDGES_SEEN_MAX: usize = 100_000;
+
 /// Counts of one profile.
 ///
 /// `samples`, the n of every share, is
@@ -143,7 +146,9 @@ impl Tally {
             }
         }
         for pair in path.windows(2) {
-            if let [callee, caller] = pair {
+            if let [callee, caller] = pair
+                && (self.edges.len() < EDGES_SEEN_MAX || self.edges.contains_key(&(*caller, *callee)))
+            {
                 let edge = self.edges.entry((*caller, *callee)).or_insert((0, 0));
                 if edge.1 != mark {
                     *edge = (edge.0.saturating_add(value), mark);

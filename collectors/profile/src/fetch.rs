@@ -10,7 +10,7 @@ use reqwest::{Response, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Bytes of one answer as sent (gzipped): etcd sends 10 to 100 KiB, its goroutines at 20,000 watchers about 1 MiB.
-pub const BODY_BYTES_MAX: usize = 8 << 20;
+pub const BODY_BYTES_MAX: usize = 4 << 20;
 /// Bytes of an error page that are read to tell refusals apart.
 const ERROR_BYTES_MAX: usize = 512;
 /// A member that is busy may need long to write its profile; after this the answer would describe another time.
@@ -106,31 +106,39 @@ impl FetchError {
     }
 }
 
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The TLS provider offers no protocol version.
+    #[error("tls: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The configuration cannot be used.
+    #[error("http client: {0}")]
+    Build(#[from] reqwest::Error),
+}
+
 /// A client for profiles: no proxy (members are near), no redirect, and TLS as configured; `None` trusts nobody and is for
 /// `http://` alone.
 ///
 /// # Errors
-/// When the TLS configuration cannot be used.
-pub fn client(tls: Option<ClientConfig>) -> Result<reqwest::Client, reqwest::Error> {
-    let tls = tls.unwrap_or_else(|| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::DEFAULT_VERSIONS);
-        match builder {
-            Ok(builder) => builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth(),
-            Err(_) => {
-                ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
-            }
-        }
-    });
-    reqwest::Client::builder()
+/// [`ClientError`], when the TLS configuration cannot be used.
+pub fn client(tls: Option<ClientConfig>) -> Result<reqwest::Client, ClientError> {
+    let tls = match tls {
+        Some(tls) => tls,
+        None => ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth(),
+    };
+    let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         // One connection a capture: an idle one kept for ten minutes is a surprise to whoever restarts the member.
         .pool_max_idle_per_host(0)
-        .build()
+        .build()?;
+    Ok(client)
 }
 
 /// Fetches one profile as it was sent. Dropping the future closes the connection, and Go then stops its CPU profile.

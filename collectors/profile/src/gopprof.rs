@@ -17,18 +17,18 @@ use prost::Message;
 
 use wire::{RawFunction, RawLocation, RawMapping, RawSample, RawValueType, Sections};
 
-/// An etcd member under load answers with 30 to 300 KiB inflated; a hundred times that is not a profile we can use.
-pub const INFLATED_BYTES_MAX: usize = 32 << 20;
+/// An etcd member under load answers with 30 to 300 KiB inflated; fifty times that is not a profile we can use.
+pub const INFLATED_BYTES_MAX: usize = 16 << 20;
 /// Go stops at 128 frames, the kernel at 127; inlining multiplies that by two or three.
 pub const DEPTH_MAX: usize = 1_024;
-/// References from samples to frames, over the whole profile: 8 MiB of memory.
-pub const FRAME_REFERENCES_MAX: usize = 2_000_000;
-/// Frames (a location has one for each inlined call): 10 MiB of memory.
-pub const FRAMES_MAX: usize = 250_000;
+/// References from samples to frames, over the whole profile: 4 MiB of memory.
+pub const FRAME_REFERENCES_MAX: usize = 1_000_000;
+/// Frames (a location has one for each inlined call): 5 MiB of memory.
+pub const FRAMES_MAX: usize = 150_000;
 /// Bytes of one name or path; longer ones are cut. Go's longest generic names stay below 2 KiB.
 pub const NAME_BYTES_MAX: usize = 4_096;
 /// Bytes of all names and paths together, so that many functions cannot share one long string into gigabytes.
-pub const NAMES_BYTES_MAX: usize = 16 << 20;
+pub const NAMES_BYTES_MAX: usize = 8 << 20;
 
 /// Why a profile could not be read at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,10 +3,12 @@
 
 use std::error::Error as StdError;
 use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use etcd_client::Error;
 use model::probe::ProbeOutcome;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::ConnectError;
 
@@ -44,6 +46,51 @@ const CERTIFICATE_WORDS: [&str; 7] = [
     "certificateexpired",
 ];
 
+/// How far a failed call came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The member answered.
+    Answer,
+    /// The member's TLS refused our certificate, or that we have none.
+    Certificate,
+    /// No connection was made.
+    Connect,
+    /// The connection closed while the request waited for its turn: the library gave it back.
+    Unsent,
+    /// The connection broke after sending.
+    Sent,
+}
+
+/// Whether a member takes our certificate, as far as one connection knows.
+///
+/// With TLS 1.3 the member looks at our certificate after we take the handshake for done. Its refusal is an alert that races
+/// with the first request: now the alert is read, now the broken connection is seen. Once an alert was read, what breaks
+/// before the next answer broke for that reason.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Admission {
+    refused: Arc<AtomicBool>,
+}
+
+impl Admission {
+    /// The member answered a call.
+    pub(crate) fn admitted(&self) {
+        self.refused.store(false, Ordering::Relaxed);
+    }
+
+    /// How a failed call on this connection ended.
+    pub(crate) fn outcome(&self, error: &Error) -> ProbeOutcome {
+        match phase(error) {
+            Phase::Answer => self.admitted(),
+            Phase::Certificate => self.refused.store(true, Ordering::Relaxed),
+            Phase::Unsent | Phase::Sent if self.refused.load(Ordering::Relaxed) => {
+                return ProbeOutcome::NotPermitted;
+            }
+            Phase::Unsent | Phase::Sent | Phase::Connect => {}
+        }
+        of_error(error)
+    }
+}
+
 /// How a call that got no connection ended.
 pub(crate) fn of_connect_error(error: &ConnectError) -> ProbeOutcome {
     match error {
@@ -55,43 +102,44 @@ pub(crate) fn of_connect_error(error: &ConnectError) -> ProbeOutcome {
     }
 }
 
-/// How a failed call ended.
-pub(crate) fn of_error(error: &Error) -> ProbeOutcome {
-    match error {
-        Error::GRpcStatus(status) => of_status(status),
-        Error::TransportError(error) => of_transport(error),
-        Error::IoError(error) => of_transport(error),
+fn of_error(error: &Error) -> ProbeOutcome {
+    match (phase(error), error) {
+        (Phase::Certificate, _) => ProbeOutcome::NotPermitted,
+        (Phase::Connect | Phase::Unsent, _) => ProbeOutcome::Refused,
+        (Phase::Sent, _) => ProbeOutcome::LostInFlight,
+        (Phase::Answer, Error::GRpcStatus(status)) => of_answer(status.code(), status.message()),
         // The lease that was granted a moment ago is unknown: the grant did not survive.
-        Error::LeaseKeepAliveError(message) if message.contains("lease not found") => {
+        (Phase::Answer, Error::LeaseKeepAliveError(_)) => {
             ProbeOutcome::Grpc(code_name(Code::NotFound).to_owned())
         }
-        // The stream ended without a status.
-        Error::LeaseKeepAliveError(_) | Error::WatchError(_) => ProbeOutcome::LostInFlight,
-        _ => ProbeOutcome::Grpc(code_name(Code::Internal).to_owned()),
+        (Phase::Answer, _) => ProbeOutcome::Grpc(code_name(Code::Internal).to_owned()),
     }
 }
 
 /// A status with a source was made by our side of the connection; one without was sent by the member.
-fn of_status(status: &Status) -> ProbeOutcome {
-    match status.source() {
-        Some(source) => of_transport(source),
-        None => of_answer(status.code(), status.message()),
+fn phase(error: &Error) -> Phase {
+    match error {
+        Error::GRpcStatus(status) => status.source().map_or(Phase::Answer, transport_phase),
+        Error::TransportError(error) => transport_phase(error),
+        Error::IoError(error) => transport_phase(error),
+        Error::LeaseKeepAliveError(message) if message.contains("lease not found") => Phase::Answer,
+        // The stream ended without a status.
+        Error::LeaseKeepAliveError(_) | Error::WatchError(_) => Phase::Sent,
+        _ => Phase::Answer,
     }
 }
 
-fn of_transport(error: &(dyn StdError + 'static)) -> ProbeOutcome {
+fn transport_phase(error: &(dyn StdError + 'static)) -> Phase {
     let text = chain(error).to_ascii_lowercase();
-    if CERTIFICATE_WORDS.iter().any(|word| text.contains(word)) && text.contains("alert") {
-        return ProbeOutcome::NotPermitted;
+    if text.contains("alert") && CERTIFICATE_WORDS.iter().any(|word| text.contains(word)) {
+        Phase::Certificate
+    } else if sources(error).any(|error| error.is::<tonic::ConnectError>()) {
+        Phase::Connect
+    } else if text.contains("operation was canceled") {
+        Phase::Unsent
+    } else {
+        Phase::Sent
     }
-    if sources(error).any(|error| error.is::<tonic::ConnectError>()) {
-        return ProbeOutcome::Refused;
-    }
-    // The library gives the request back unsent when the connection closed while it waited for its turn.
-    if text.contains("operation was canceled") && text.contains("connection was not ready") {
-        return ProbeOutcome::Refused;
-    }
-    ProbeOutcome::LostInFlight
 }
 
 fn of_answer(code: Code, message: &str) -> ProbeOutcome {
@@ -185,6 +233,8 @@ fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a 
 
 #[cfg(test)]
 mod tests {
+    use tonic::Status;
+
     use super::*;
 
     #[test]
@@ -234,6 +284,20 @@ mod tests {
         check(Box::new(refused), "refused");
         check(Box::new(alert), "not_permitted");
         assert_eq!(of_error(&Error::IoError(reset())), ProbeOutcome::LostInFlight);
+    }
+
+    #[test]
+    fn after_a_refused_certificate_a_broken_connection_is_no_accident() {
+        let admission = Admission::default();
+        let broken = |text: &str| Error::IoError(std::io::Error::other(text.to_owned()));
+        let check = |error: Error, expected: &str| assert_eq!(admission.outcome(&error).name(), expected);
+        check(broken("broken pipe"), "lost_in_flight");
+        check(broken("operation was canceled"), "refused");
+        check(broken("received fatal alert: CertificateRequired"), "not_permitted");
+        check(broken("broken pipe"), "not_permitted");
+        check(broken("operation was canceled"), "not_permitted");
+        admission.admitted();
+        check(broken("broken pipe"), "lost_in_flight");
     }
 
     #[test]

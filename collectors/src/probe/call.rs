@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::schedule::Lane;
 use super::{PutClock, RECORD_BYTES, Reach};
-use crate::etcd::outcome;
+use crate::etcd::outcome::{self, Admission};
 use crate::member;
 
 /// A lease that could not be revoked goes by itself after this: at the shipped rate at most three live at once.
@@ -19,6 +19,7 @@ const LEASE_TTL_S: i64 = 10;
 /// All that one probe needs.
 pub(super) struct Call {
     pub(super) client: Client,
+    pub(super) admission: Admission,
     pub(super) reach: Reach,
     pub(super) puts: PutClock,
     pub(super) inbox: Inbox,
@@ -119,7 +120,7 @@ impl Call {
         let (outcome, value) = match ended {
             Err(_) => (ProbeOutcome::TimedOut, None),
             Ok(Err(error)) => {
-                let outcome = outcome::of_error(&error);
+                let outcome = self.admission.outcome(&error);
                 tracing::debug!(
                     kind = kind.name(),
                     outcome = outcome.name(),
@@ -129,6 +130,7 @@ impl Call {
                 (outcome, None)
             }
             Ok(Ok((value, ids))) => {
+                self.admission.admitted();
                 if let Some((cluster_id, member_id)) = ids {
                     self.reach.identity.learn(cluster_id, member_id);
                 }

@@ -55,7 +55,7 @@ impl PutClock {
     pub(super) fn find(&self, value: &[u8]) -> Option<Put> {
         let text = std::str::from_utf8(value).ok()?;
         let (wall_ns, number) = text.split_once(' ')?;
-        let put = self.lock().known.get(&number.parse().ok()?).copied()?;
+        let put = self.lock().known.get(&number.parse::<u64>().ok()?).copied()?;
         (put.due.wall_ns == wall_ns.parse::<u64>().ok()?).then_some(put)
     }
 

@@ -80,11 +80,12 @@ impl Watcher {
 
     async fn open(&mut self) -> Option<WatchStream> {
         let options = WatchOptions::new().with_start_revision(self.position.resume_revision);
+        let admission = self.connection.admission();
         let opening = async {
             let client = self.connection.client().await.map_err(|error| outcome::of_connect_error(&error))?;
             let mut watch = client.watch_client();
             let key = self.reach.write_key.as_bytes();
-            watch.watch(key, Some(options)).await.map_err(|error| outcome::of_error(&error))
+            watch.watch(key, Some(options)).await.map_err(|error| admission.outcome(&error))
         };
         let opened = timeout(self.reach.deadline, opening).await.unwrap_or(Err(ProbeOutcome::TimedOut));
         opened.map_err(|failed| self.fail(failed)).ok()
@@ -104,7 +105,7 @@ impl Watcher {
                 return false;
             }
             Err(error) => {
-                self.fail(outcome::of_error(&error));
+                self.fail(self.connection.admission().outcome(&error));
                 return false;
             }
         };

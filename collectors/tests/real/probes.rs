@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use collectors::member::{Config as MemberConfig, MemberWatch};
 use collectors::probe::{Boost, Config, Prober, PutClock, Writes};
 use model::ledger::Ledger;
 use model::probe::{ProbeKind, ProbeOutcome};
@@ -139,6 +140,31 @@ async fn leaves_no_lease(version: &str) {
     let leases = server.client().await.leases().await.expect("list leases").leases().len();
     assert!(leases <= 1, "{version}: {leases} leases after {} records", probes(&cycles).count());
     assert_eq!(server.revision().await, Some(before), "{version}: no key was written");
+}
+
+#[tokio::test]
+async fn a_member_is_asked_less_than_twice_a_second() {
+    let server = Server::start("3.5", "load", &[]).await;
+    let (inbox, mut records) = Records::new();
+    let cancel = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let target = server.target();
+    let config = Config { writes: Some(Writes::default()), ..Config::default() };
+    tasks.spawn(Prober::new(&target, config, clock(), Ledger::default()).run(inbox.clone(), cancel.clone()));
+    let watch = MemberWatch::new(&target, MemberConfig::default(), clock(), Ledger::default());
+    tasks.spawn(watch.run(inbox, cancel.clone()));
+    // The start costs the watcher's stream, a Status and the list; then the beat counts.
+    records.during(Duration::from_secs(3)).await;
+    let total = |calls: &[(String, f64)]| calls.iter().map(|(_, calls)| calls).sum::<f64>();
+    let before = total(&server.calls().await);
+    let told = records.during(Duration::from_secs(40)).await;
+    let calls = server.calls().await;
+    let per_second = (total(&calls) - before) / 40.0;
+    let accounts = told.iter().filter(|record| matches!(record.fact, Fact::Member(_))).count();
+    println!("{per_second:.3} requests/s, {accounts} accounts in 40 s, {calls:?}");
+    // Forty seconds hold whole numbers of each kind: one of each may fall in beyond the rate.
+    assert!((1.8..=2.05).contains(&per_second), "{per_second}");
+    assert!((3..=5).contains(&accounts), "{accounts}");
 }
 
 macro_rules! versions {

@@ -11,6 +11,7 @@ use etcd_client::Client;
 use model::inbox::{Envelope, Inbox};
 use model::record::Record;
 use model::time::{Clock, Stamp};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -30,33 +31,71 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a member and waits until it answers.
     pub(crate) async fn start(version: &str, story: &str, extra: &[&str]) -> Server {
+        Server::start_at(version, story, "http", extra).await
+    }
+
+    /// Starts a member that serves clients over TLS, with the given certificates.
+    pub(crate) async fn start_secured(version: &str, story: &str, extra: &[&str]) -> Server {
+        Server::start_at(version, story, "https", extra).await
+    }
+
+    async fn start_at(version: &str, story: &str, scheme: &str, extra: &[&str]) -> Server {
+        let peer = format!("http://127.0.0.1:{}", free_port());
         let name = format!("{story}-{version}");
+        let mut server = Server::prepare(version, &name, scheme, (&peer, &format!("{name}={peer}")));
+        server.arguments.extend(extra.iter().map(|word| (*word).to_owned()));
+        server.run().await;
+        server
+    }
+
+    /// Three members of one cluster.
+    pub(crate) async fn start_three(version: &str, story: &str) -> [Server; 3] {
+        let names = ["a", "b", "c"].map(|letter| format!("{story}-{version}-{letter}"));
+        let peers = names.each_ref().map(|_| format!("http://127.0.0.1:{}", free_port()));
+        let cluster: Vec<String> =
+            names.iter().zip(&peers).map(|(name, peer)| format!("{name}={peer}")).collect();
+        let cluster = cluster.join(",");
+        let [a, b, c] = names;
+        let [pa, pb, pc] = peers;
+        let mut servers = [(a, pa), (b, pb), (c, pc)]
+            .map(|(name, peer)| Server::prepare(version, &name, "http", (&peer, &cluster)));
+        for server in &mut servers {
+            server.spawn();
+        }
+        for server in &servers {
+            server.wait().await;
+        }
+        servers
+    }
+
+    fn prepare(version: &str, name: &str, scheme: &str, (peer, cluster): (&str, &str)) -> Server {
         let dir = std::env::temp_dir().join(format!("backburn-{name}-{}", std::process::id()));
         std::fs::remove_dir_all(&dir).ok();
         std::fs::create_dir_all(&dir).expect("create the data directory");
-        let url = format!("http://127.0.0.1:{}", free_port());
-        let peer = format!("http://127.0.0.1:{}", free_port());
-        let mut arguments: Vec<String> = [
-            ("--name", name.as_str()),
+        let url = format!("{scheme}://127.0.0.1:{}", free_port());
+        let arguments: Vec<String> = [
+            ("--name", name),
             ("--data-dir", &dir.join("data").display().to_string()),
             ("--listen-client-urls", &url),
             ("--advertise-client-urls", &url),
-            ("--listen-peer-urls", &peer),
-            ("--initial-advertise-peer-urls", &peer),
-            ("--initial-cluster", &format!("{name}={peer}")),
+            ("--listen-peer-urls", peer),
+            ("--initial-advertise-peer-urls", peer),
+            ("--initial-cluster", cluster),
             ("--logger", "zap"),
         ]
         .iter()
         .flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()])
         .collect();
-        arguments.extend(extra.iter().map(|word| (*word).to_owned()));
-        let mut server = Server { child: None, binary: binary(version), arguments, dir, url, name };
-        server.run().await;
-        server
+        Server { child: None, binary: binary(version), arguments, dir, url, name: name.to_owned() }
     }
 
     /// Starts the process (again) and waits until it answers.
     pub(crate) async fn run(&mut self) {
+        self.spawn();
+        self.wait().await;
+    }
+
+    fn spawn(&mut self) {
         let log = std::fs::File::create(self.dir.join("log")).expect("create the log");
         // The kernel ends the member with the test, however the test ends; `setpriv` becomes etcd, so the pid is etcd's.
         let child = Command::new("setpriv")
@@ -69,10 +108,21 @@ impl Server {
             .spawn()
             .expect("start setpriv (util-linux)");
         self.child = Some(child);
+    }
+
+    async fn wait(&self) {
         let started = Instant::now();
-        while self.revision().await.is_none() {
+        while !self.is_ready().await {
             assert!(started.elapsed() < READY, "{} does not answer; see {}", self.name, self.dir.display());
             sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether it answers; over TLS, whether it listens.
+    async fn is_ready(&self) -> bool {
+        match self.url.strip_prefix("https://") {
+            Some(address) => tokio::net::TcpStream::connect(address).await.is_ok(),
+            None => self.revision().await.is_some(),
         }
     }
 
@@ -90,6 +140,21 @@ impl Server {
         let mut client = self.client().await;
         let answer = timeout(Duration::from_secs(1), client.get("any", None)).await.ok()?.ok()?;
         answer.header().map(|header| header.revision())
+    }
+
+    /// Calls that clients have started, by method, as the member counts them.
+    pub(crate) async fn calls(&self) -> Vec<(String, f64)> {
+        let address = self.url.trim_start_matches("http://");
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connect");
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("ask");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await.expect("a page");
+        let counters = page.lines().filter_map(|line| line.strip_prefix("grpc_server_started_total{"));
+        let value = |line: &str| {
+            let method = line.split("grpc_method=\"").nth(1)?.split('"').next()?.to_owned();
+            Some((method, line.rsplit(' ').next()?.parse().ok()?))
+        };
+        counters.filter_map(value).filter(|(_, calls)| *calls > 0.0).collect()
     }
 
     pub(crate) fn signal(&self, signal: &str) {

@@ -1,6 +1,6 @@
 //! The flame graph page: one HTML file with its data, style and script inside, that never asks a network for anything.
 //!
-//! Owns the data that the page is given; what it does with it is in `flame/page.js`. Names come from the profiled
+//! Owns the data that the page is given; what it does with it is in `flame/*.js`. Names come from the profiled
 //! process: they are data in a JSON block whose `<` are escaped, and the page shows them as text only.
 
 use model::profile::{ProfileKind, Stacks};
@@ -10,7 +10,13 @@ use super::tree::{NODES_MAX, Tree};
 
 const HTML: &str = include_str!("flame/page.html");
 const STYLE: &str = include_str!("flame/page.css");
-const SCRIPT: &str = include_str!("flame/page.js");
+/// One script in four files, in the order in which they build on each other.
+const SCRIPT: &str = concat!(
+    include_str!("flame/trees.js"),
+    include_str!("flame/draw.js"),
+    include_str!("flame/mirror.js"),
+    include_str!("flame/page.js"),
+);
 
 /// What the page is given.
 #[derive(Serialize)]

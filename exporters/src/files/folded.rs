@@ -6,8 +6,8 @@ use model::profile::Stacks;
 
 use super::tree::{NODES_MAX, Tree};
 
-/// Bytes of one file: two hundred times what etcd needs. What is beyond is summed in one last line.
-const BYTES_MAX: usize = 32 << 20;
+/// Bytes of one file: twenty times what etcd needs. What is beyond is summed in one last line.
+const BYTES_MAX: usize = 8 << 20;
 
 /// Samples without a stack: a goroutine that is about to start.
 const NO_STACK: &str = "(no stack)";

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use model::profile::{StackSample, Stacks};
 
-/// Nodes of one tree: a page of 4 MiB. The smallest stacks are cut off first.
-pub(super) const NODES_MAX: usize = 150_000;
+/// Nodes of one tree: a page of 3 MiB. The smallest stacks are cut off first.
+pub(super) const NODES_MAX: usize = 120_000;
 /// Where the value of stacks goes that were cut off.
 const CUT: &str = "(smaller stacks)";
 

@@ -4,51 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::finding::{FoundBy, Span};
-use model::log::{LogEvent, Meaning, Work};
+use model::log::LogEvent;
 use model::origin::Origin;
 use serde::{Deserialize, Serialize};
 
 use super::assign::{Pair, assign};
 use super::hash;
+use super::piece::{Kind, Piece};
 
 /// Lines that wait for their client: at etcd's 100 ms limit a member on two cores cannot write more in ten seconds.
 const PIECES_MAX: usize = 4096;
-/// Nested lines of one request may stick out by this much: 3.4 writes whole milliseconds, and the outer line's clock is read first.
-const NEST_SLACK_NS: u64 = 2_000_000;
-/// A trace begins when its handler gets a core: 10 ms after `request stats` were seen on two busy cores, more in longer calls.
-const START_LAG_MIN_NS: u64 = 5_000_000;
-const START_LAG_SHARE: u64 = 4;
 /// etcd prints a step only above 100 ms / (steps + 1).
 const HIDDEN_STEP_NS: u64 = 100_000_000;
 /// Waiting for the read index: what a read loop does for it.
 const AGREEMENT: &str = "agreement among raft nodes before linearized reading";
 /// Operation of the loop itself.
 const READ_LOOP: &str = "linearizableReadLoop";
-
-/// What kind of line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) enum Kind {
-    Request,
-    Trace,
-    Apply,
-}
-
-/// One slow line of one member.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Piece {
-    member: String,
-    endpoint: String,
-    pub class: String,
-    pub start_ns: u64,
-    pub end_ns: u64,
-    kind: Kind,
-    operation: String,
-    pub key: Option<String>,
-    number: u32,
-    steps: Vec<(String, u64)>,
-    attributes: Vec<(String, String)>,
-    failed: bool,
-}
 
 /// Lines that wait, sorted; the same line read twice is one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -62,26 +33,6 @@ pub(super) struct Pieces {
 pub(super) struct Call {
     parts: Vec<(usize, u8)>,
     pub seen_ns: u64,
-}
-
-/// One class of operation for all spellings; `None` for what is not one of etcd's.
-#[must_use]
-pub(super) fn class(operation: &str) -> Option<&'static str> {
-    let name = operation.rsplit(['/', '.']).next().unwrap_or(operation);
-    let name = name.strip_prefix("etcd ").or_else(|| name.strip_prefix("etcd_")).unwrap_or(name);
-    let plain: String =
-        name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(32).collect();
-    Some(match plain.as_str() {
-        "range" | "get" | "rangestream" => "range",
-        "put" => "put",
-        "txn" | "transaction" => "txn",
-        "delete" | "deleterange" => "delete_range",
-        "compact" | "compaction" => "compact",
-        "leasegrant" => "lease_grant",
-        "leaserevoke" => "lease_revoke",
-        "leasekeepalive" | "keepalive" => "lease_keep_alive",
-        _ => return None,
-    })
 }
 
 /// How sure a choice is: `base` without rivals. With rivals, what five simulated loads of eight workers reached at least (a
@@ -185,6 +136,8 @@ impl Pieces {
     fn nest(&self, inner: &[usize], outer: &[usize]) -> BTreeMap<usize, (usize, u8)> {
         /// Same member, operation, key where told, and nested times.
         const BASE: u8 = 98;
+        /// Lines of one function differ by the time it takes to write them: a clear best within this is hardly a rival's.
+        const ONE_FUNCTION_NS: u64 = 1_000_000;
         let cost = |row: usize, col: usize| {
             let (inner, outer) = (self.piece(*inner.get(row)?)?, self.piece(*outer.get(col)?)?);
             inner.nested_cost(outer)
@@ -192,7 +145,9 @@ impl Pieces {
         let pairs = assign(inner.len(), outer.len(), cost);
         let named = |(&inner, pair): (&usize, &Option<Pair>)| {
             let pair = (*pair)?;
-            Some((inner, (*outer.get(pair.col)?, certainty(BASE, pair))))
+            let clear = pair.margin.is_none_or(|margin| margin > pair.cost.saturating_mul(4));
+            let sure = if clear && pair.cost <= ONE_FUNCTION_NS { BASE } else { certainty(BASE, pair) };
+            Some((inner, (*outer.get(pair.col)?, sure)))
         };
         inner.iter().zip(&pairs).filter_map(named).collect()
     }
@@ -299,109 +254,5 @@ impl Pieces {
     /// The derived trace id of a call that no client claims.
     pub(super) fn trace_id(&self, call: &Call) -> u128 {
         self.outer(call).map_or(1, Piece::trace_id)
-    }
-}
-
-impl Piece {
-    fn new(event: &LogEvent, origin: &Origin) -> Option<Piece> {
-        let told = |name: &str, value: String| (name.to_owned(), value);
-        let (kind, work, number, steps, mut attributes): (Kind, &Work, u32, Vec<_>, Vec<_>) =
-            match &event.meaning {
-                Meaning::EtcdTrace { number, work, steps } => {
-                    let steps = steps.iter().map(|step| (step.name.clone(), step.duration_ns)).collect();
-                    (Kind::Trace, work, *number, steps, vec![told("etcd.trace.number", number.to_string())])
-                }
-                Meaning::EtcdSlowApply { work, .. } => (Kind::Apply, work, 0, Vec::new(), Vec::new()),
-                Meaning::EtcdRequest { work, remote, response_count, response_bytes } => {
-                    let attributes = vec![
-                        told("network.peer.address", remote.clone()),
-                        told("etcd.response.count", response_count.to_string()),
-                        told("etcd.response.bytes", response_bytes.to_string()),
-                    ];
-                    (Kind::Request, work, 0, Vec::new(), attributes)
-                }
-                Meaning::Plain | Meaning::Work(_) => return None,
-            };
-        attributes.extend(work.key.iter().map(|key| told("etcd.key", key.clone())));
-        let member = origin.member_name().to_owned();
-        attributes.push(told("etcd.member", member.clone()));
-        Some(Piece {
-            endpoint: origin.member.as_ref().map_or_else(String::new, |member| member.endpoint.clone()),
-            member,
-            class: class(&work.operation).map_or_else(|| work.operation.clone(), str::to_owned),
-            start_ns: work.start_ns,
-            end_ns: work.start_ns.saturating_add(work.duration_ns),
-            kind,
-            operation: work.operation.clone(),
-            key: work.key.clone(),
-            number,
-            steps,
-            attributes,
-            failed: work.failed,
-        })
-    }
-
-    pub(super) fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
-    pub(super) fn member(&self) -> &str {
-        &self.member
-    }
-
-    /// Distance to a line that may hold this one; `None` where it cannot.
-    fn nested_cost(&self, outer: &Piece) -> Option<u64> {
-        let keys_fit = self.key.is_none() || outer.key.is_none() || self.key == outer.key;
-        let nested = self.start_ns.saturating_add(NEST_SLACK_NS) >= outer.start_ns
-            && self.end_ns <= outer.end_ns.saturating_add(NEST_SLACK_NS);
-        // An apply of a write begins after raft agreed: only its end is near its request's.
-        let read = self.class == "range" || self.kind == Kind::Trace;
-        let cost =
-            if read { self.start_ns.abs_diff(outer.start_ns) } else { self.end_ns.abs_diff(outer.end_ns) };
-        let most = ((outer.end_ns - outer.start_ns) / START_LAG_SHARE).max(START_LAG_MIN_NS);
-        (keys_fit && nested && cost <= most).then_some(cost)
-    }
-
-    fn trace_id(&self) -> u128 {
-        let kind = [match self.kind {
-            Kind::Request => 1,
-            Kind::Trace => 2,
-            Kind::Apply => 3,
-        }];
-        hash::id128(&[
-            self.member.as_bytes(),
-            self.endpoint.as_bytes(),
-            self.class.as_bytes(),
-            &self.start_ns.to_be_bytes(),
-            &self.end_ns.to_be_bytes(),
-            &self.number.to_be_bytes(),
-            &kind,
-        ])
-    }
-
-    fn span(&self, trace_id: u128) -> Span {
-        let kind = match self.kind {
-            Kind::Request => "request",
-            Kind::Trace => "trace",
-            Kind::Apply => "apply",
-        };
-        let own = self.trace_id().to_be_bytes();
-        Span {
-            span_id: hash::span(&[&trace_id.to_be_bytes(), &own]),
-            parent: None,
-            service: "etcd".to_owned(),
-            revision: None,
-            name: match self.kind {
-                Kind::Request => self.operation.clone(),
-                Kind::Trace | Kind::Apply => format!("{kind} {}", self.class),
-            },
-            start_ns: self.start_ns,
-            end_ns: self.end_ns,
-            failed: self.failed,
-            found_by: FoundBy::Root,
-            confidence: 100,
-            slack_ns: 0,
-            attributes: self.attributes.clone(),
-        }
     }
 }

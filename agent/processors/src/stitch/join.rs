@@ -2,8 +2,9 @@
 //! that holds etcd's. Owns the confidence of that; refuses a guess without a peer.
 
 use super::assign::assign;
-use super::calls::{Call, Piece, Pieces, certainty, class};
+use super::calls::{Call, Pieces, certainty};
 use super::fragment::Fragment;
+use super::piece::{Piece, class};
 
 /// Clocks of one node, and the moment between the end of a call and its log line.
 const CLOCK_SLACK_NS: u64 = 2_000_000;

@@ -13,12 +13,13 @@ pub(super) const ENCLOSING_SLACK_NS: u64 = 1_000_000;
 const OPEN_MAX: usize = 256;
 /// Steps towards the root before a chain counts as a cycle.
 const DEPTH_MAX: usize = 1000;
-/// Tightest enclosing interval inside one service: 96.6 % of all such edges were right on recorded logs of 40 services.
-const ENCLOSING_SAME_SERVICE: u8 = 90;
-/// Between services: about half were right there.
-const ENCLOSING_OTHER_SERVICE: u8 = 50;
-/// Nothing but the trace id in common.
-const SIBLING: u8 = 20;
+/// Tightest of intervals that lie in each other: 99 % of such edges were right on recorded logs of 40 services that call each
+/// other and wait; services that do not wait are worse.
+const ENCLOSING_NESTED: u8 = 75;
+/// Tightest of intervals that overlap: any of them may be the parent. Half were right on the worst of six recordings.
+const ENCLOSING_OVERLAPPING: u8 = 50;
+/// Nothing but the trace id in common: half of such children of the root were right.
+const SIBLING: u8 = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Parent {
@@ -102,17 +103,22 @@ fn enclosing_parents(nodes: &[&Fragment], parents: &mut [Parent]) {
         let end = |&other: &usize| nodes.get(other).map_or(0, |other| other.end_ns());
         open.retain(|other| end(other).saturating_add(ENCLOSING_SLACK_NS) >= node.start_ns());
         if parents.get(index) == Some(&Parent::None) {
-            let holds = |other: &&usize| end(other).saturating_add(ENCLOSING_SLACK_NS) >= node.end_ns();
+            let holds = |other: &usize| end(other).saturating_add(ENCLOSING_SLACK_NS) >= node.end_ns();
             let length = |other: usize| nodes.get(other).map_or(0, |other| other.end_ns() - other.start_ns());
-            let tightest = open
+            let holders: Vec<usize> = open
                 .iter()
-                .filter(holds)
                 .copied()
+                .filter(holds)
                 .filter(|&other| !leads_to(parents, other, index))
-                .min_by_key(|&other| (length(other), std::cmp::Reverse(other)));
+                .collect();
+            let tightest =
+                holders.iter().copied().min_by_key(|&other| (length(other), std::cmp::Reverse(other)));
             if let (Some(parent), Some(place)) = (tightest, parents.get_mut(index)) {
-                let same = nodes.get(parent).is_some_and(|parent| parent.service == node.service);
-                let sure = if same { ENCLOSING_SAME_SERVICE } else { ENCLOSING_OTHER_SERVICE };
+                // Open intervals began before this one: an outer one that also ends later holds the tightest too.
+                let nested = holders.iter().all(|other| {
+                    *other <= parent && end(other).saturating_add(ENCLOSING_SLACK_NS) >= end(&parent)
+                });
+                let sure = if nested { ENCLOSING_NESTED } else { ENCLOSING_OVERLAPPING };
                 *place = Parent::Node(parent, FoundBy::Enclosing, sure);
             }
         }

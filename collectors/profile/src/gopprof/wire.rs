@@ -11,9 +11,9 @@ use super::DecodeError;
 /// A sample with more than this is not a stack: 1,024 locations take at most 10 KiB.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Samples of one profile: distinct stacks, some hundreds for etcd.
-const SAMPLES_MAX: usize = 200_000;
+const SAMPLES_MAX: usize = 100_000;
 /// Locations, functions and strings: etcd has 27,000 functions in all.
-const ENTRIES_MAX: usize = 250_000;
+const ENTRIES_MAX: usize = 100_000;
 /// Modules of one process.
 const MAPPINGS_MAX: usize = 4_096;
 /// Go writes two or four.

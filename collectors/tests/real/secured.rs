@@ -1,0 +1,160 @@
+//! Members that want to know who asks: client certificates, and etcd's own users.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use collectors::member::{Config as MemberConfig, MemberWatch};
+use collectors::probe::{Config, Prober, Writes};
+use collectors::target::Target;
+use collectors::tls::TlsFiles;
+use model::inbox::Inbox;
+use model::ledger::Ledger;
+use model::member::MemberFact;
+use model::probe::ProbeKind;
+use model::record::{Fact, Record};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::server::{Records, Server, clock};
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
+}
+
+fn files(name: &str) -> TlsFiles {
+    TlsFiles {
+        ca: Some(file("ca.crt")),
+        cert: Some(file(&format!("{name}.crt"))),
+        key: Some(file(&format!("{name}.key"))),
+    }
+}
+
+type Outcomes = Vec<(ProbeKind, String)>;
+
+/// Five of each kind a second for two seconds: the outcomes as they came.
+async fn asked(target: &Target) -> Outcomes {
+    let (inbox, mut records) = Records::new();
+    let cancel = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    start(&mut tasks, target, inbox, &cancel);
+    let outcomes =
+        records.during(Duration::from_secs(2)).await.into_iter().filter_map(|record| match record.fact {
+            Fact::Probe(probe) => Some((probe.kind, probe.outcome.name().to_owned())),
+            _ => None,
+        });
+    let outcomes = outcomes.collect();
+    cancel.cancel();
+    while tasks.join_next().await.is_some() {}
+    outcomes
+}
+
+fn start(tasks: &mut JoinSet<()>, target: &Target, inbox: Inbox, cancel: &CancellationToken) {
+    let config = Config {
+        serializable_read_hz: 5.0,
+        linearizable_read_hz: 5.0,
+        status_hz: 5.0,
+        writes: Some(Writes { lease_hz: 5.0, put_hz: 5.0, ..Writes::default() }),
+        ..Config::default()
+    };
+    tasks.spawn(Prober::new(target, config, clock(), Ledger::default()).run(inbox, cancel.clone()));
+}
+
+/// Whether it ended so from the first such outcome on, for most of the two seconds.
+fn all(outcomes: &Outcomes, expected: &str) -> bool {
+    let mut from = outcomes.iter().skip_while(|(_, outcome)| outcome != expected);
+    from.clone().count() >= 25 && from.all(|(_, outcome)| outcome == expected)
+}
+
+async fn wants_a_certificate(version: &str) {
+    let (cert, key, ca) = (file("server.crt"), file("server.key"), file("ca.crt"));
+    let [cert, key, ca] = [cert, key, ca].map(|path| path.display().to_string());
+    let flags = ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+    let server = Server::start_secured(version, "tls", &flags).await;
+    let with = |tls: TlsFiles| Target { tls, ..server.target() };
+
+    let outcomes = asked(&with(files("client"))).await;
+    assert!(
+        outcomes.iter().all(|(_, outcome)| outcome == "ok") && outcomes.len() > 40,
+        "{version}: {outcomes:?}"
+    );
+    let without = TlsFiles { ca: Some(file("ca.crt")), ..TlsFiles::default() };
+    let outcomes = asked(&with(without)).await;
+    assert!(all(&outcomes, "not_permitted"), "{version}: without a certificate: {outcomes:?}");
+    let outcomes = asked(&with(files("foreign"))).await;
+    assert!(all(&outcomes, "not_permitted"), "{version}: with another's: {outcomes:?}");
+    // We do not trust the member: no connection is made.
+    let outcomes = asked(&with(TlsFiles { ca: Some(file("foreign.crt")), ..files("client") })).await;
+    assert!(all(&outcomes, "refused"), "{version}: of an authority we do not trust: {outcomes:?}");
+
+    let (inbox, mut records) = Records::new();
+    let cancel = CancellationToken::new();
+    let watch = MemberWatch::new(&with(files("client")), MemberConfig::default(), clock(), Ledger::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch.run(inbox, cancel.clone()));
+    let told: Vec<Record> = records.during(Duration::from_secs(1)).await;
+    let answered = |record: &Record| matches!(&record.fact, Fact::Member(MemberFact::Answered(_)));
+    assert!(told.iter().any(answered), "{version}: {told:?}");
+    cancel.cancel();
+}
+
+#[tokio::test]
+async fn etcd_3_4_wants_a_certificate() {
+    wants_a_certificate("3.4").await;
+}
+
+#[tokio::test]
+async fn etcd_3_5_wants_a_certificate() {
+    wants_a_certificate("3.5").await;
+}
+
+#[tokio::test]
+async fn etcd_3_7_wants_a_certificate() {
+    wants_a_certificate("3.7").await;
+}
+
+async fn wants_a_user(version: &str) {
+    let server = Server::start(version, "auth", &[]).await;
+    let mut client = server.client().await;
+    client.user_add("root", "secret", None).await.expect("add the user");
+    client.role_add("root").await.expect("add the role");
+    client.user_grant_role("root", "root").await.expect("grant the role");
+    client.auth_enable().await.expect("enable auth");
+    let mut outcomes: BTreeMap<ProbeKind, Vec<String>> = BTreeMap::new();
+    for (kind, outcome) in asked(&server.target()).await {
+        outcomes.entry(kind).or_default().push(outcome);
+    }
+    println!("{version}: {outcomes:?}");
+    // Status and leases without keys need no user in every version.
+    for open in [ProbeKind::Status, ProbeKind::LeaseGrant, ProbeKind::LeaseKeepAlive, ProbeKind::LeaseRevoke]
+    {
+        if let Some(found) = outcomes.remove(&open) {
+            assert!(
+                found.iter().all(|outcome| outcome == "ok" || outcome == "not_permitted"),
+                "{version}: {found:?}"
+            );
+        }
+    }
+    let closed: Vec<&ProbeKind> = outcomes.keys().collect();
+    assert_eq!(
+        closed,
+        [&ProbeKind::SerializableRead, &ProbeKind::LinearizableRead, &ProbeKind::Put],
+        "{version}"
+    );
+    assert!(outcomes.values().flatten().all(|outcome| outcome == "not_permitted"), "{version}: {outcomes:?}");
+}
+
+#[tokio::test]
+async fn etcd_3_4_wants_a_user() {
+    wants_a_user("3.4").await;
+}
+
+#[tokio::test]
+async fn etcd_3_5_wants_a_user() {
+    wants_a_user("3.5").await;
+}
+
+#[tokio::test]
+async fn etcd_3_7_wants_a_user() {
+    wants_a_user("3.7").await;
+}
