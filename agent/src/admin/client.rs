@@ -27,6 +27,7 @@ pub(crate) enum Address {
     /// The socket; verbs too.
     Unix(PathBuf),
     /// GET only.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the subcommands run on the agent's own host"))]
     Tcp(SocketAddr),
 }
 
@@ -34,13 +35,13 @@ pub(crate) enum Address {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// Nobody listens, or we may not.
-    #[error("connect: {0}")]
+    #[error("connect")]
     Connect(#[source] io::Error),
     /// The path is no path.
-    #[error("request: {0}")]
+    #[error("request")]
     Request(#[from] http::Error),
     /// It broke off.
-    #[error("talk to the agent: {0}")]
+    #[error("talk to the agent")]
     Http(#[from] hyper::Error),
     /// Too long an answer, or torn.
     #[error("read the answer: {0}")]
