@@ -27,7 +27,6 @@ pub(crate) enum Address {
     /// The socket; verbs too.
     Unix(PathBuf),
     /// GET only.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the subcommands run on the agent's own host"))]
     Tcp(SocketAddr),
 }
 
