@@ -217,10 +217,18 @@ impl Excuses {
         if gaps.is_some_and(|gaps| gaps.iter().any(|gap| gap.covers(at))) {
             return None;
         }
+        // Nor what comes after the gap that was announced: what was planned has happened.
+        let happened = |marked: u64| {
+            gaps.is_some_and(|gaps| {
+                gaps.iter().any(|gap| gap.from_ns >= marked && gap.to_ns.is_some_and(|to| to <= at))
+            })
+        };
         let covers = |(marked, target): &&(u64, String)| {
+            let from = marked.saturating_sub(BEFORE_NS);
             target == member
-                && marked.saturating_sub(BEFORE_NS) <= at
+                && from <= at
                 && at <= marked.saturating_add(PLANNED_BARE_NS)
+                && !happened(from)
         };
         self.planned.iter().find(covers).map(|_| format!("planned restart of {member}"))
     }
@@ -517,6 +525,11 @@ mod tests {
         check(&other, 105.0, None);
         check(&[mark(95.0, "m2", "", MarkKind::Planned)], 100.0, Some("planned restart of m2"));
         check(&[mark(95.0, "shop", "v2", MarkKind::Rollout)], 100.0, None);
+        // What was planned has happened: a minute later there is nothing left to excuse.
+        let mut done = vec![mark(95.0, "m2", "", MarkKind::Planned)];
+        done.extend(refused_then_ok(100.0, 104.0));
+        check(&done, 103.0, Some("planned restart of m2"));
+        check(&done, 115.0, None);
         // Announced or not: what does not come back in time votes.
         let mut long = vec![mark(95.0, "m2", "", MarkKind::Planned)];
         long.extend(refused_then_ok(100.0, 140.0));
