@@ -10,3 +10,5 @@ mod receivers;
 mod processes;
 // The binary's answers and exit codes, on real clusters of every release line.
 mod binary;
+// Every release line: metrics, probes, board and check, over each protocol and compression.
+mod versions;

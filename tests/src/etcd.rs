@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 
 pub mod cluster;
 pub mod member;
-mod ports;
+pub(crate) mod ports;
 
 // A story imports from one place.
 pub use cluster::Cluster;

@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod answer;
+pub mod flat;
 pub mod received;
 
 // A story imports from one place.

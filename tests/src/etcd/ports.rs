@@ -17,17 +17,17 @@ const COUNT: u16 = 20_000;
 
 /// Holds the listeners until [`Held::release`], so that nobody else is given the same ports.
 #[derive(Debug)]
-pub(super) struct Held(Vec<(u16, TcpListener)>);
+pub(crate) struct Held(Vec<(u16, TcpListener)>);
 
 impl Held {
     /// Lets go of them, right before the member that binds them starts.
-    pub(super) fn release(self) -> Vec<u16> {
+    pub(crate) fn release(self) -> Vec<u16> {
         self.0.into_iter().map(|(port, _)| port).collect()
     }
 }
 
 /// Takes `wanted` ports. Each process starts elsewhere, so that tests side by side rarely meet.
-pub(super) fn hold(wanted: usize) -> Result<Held> {
+pub(crate) fn hold(wanted: usize) -> Result<Held> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // 977 is prime to COUNT: neighbouring process ids land far apart.
     let start = u16::try_from(u64::from(process::id()) * 977 % u64::from(COUNT))?;
