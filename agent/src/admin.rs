@@ -105,16 +105,16 @@ pub(crate) enum BindError {
     #[error("admin address {0} can be reached from other hosts: use 127.0.0.1, or allow it")]
     Remote(SocketAddr),
     /// The address is taken, or not ours.
-    #[error("listen on {0}: {1}")]
+    #[error("listen on {0}")]
     Tcp(SocketAddr, #[source] io::Error),
     /// Another agent answers there.
     #[error("another agent answers on {0}")]
     InUse(PathBuf),
     /// The socket cannot be made.
-    #[error("listen on {0}: {1}")]
+    #[error("listen on {0}")]
     Unix(PathBuf, #[source] io::Error),
     /// The registry of metrics.
-    #[error("set up /metrics: {0}")]
+    #[error("set up /metrics")]
     Metrics(#[from] prometheus::Error),
 }
 
@@ -156,9 +156,6 @@ impl Admin {
 
     /// Answers until cancelled; requests under way are cut off then, and the socket's file goes.
     pub(crate) async fn serve(self, cancel: CancellationToken) {
-        if let Some(address) = self.tcp_address() {
-            tracing::info!(%address, "metrics, health and verdict");
-        }
         let Admin { tcp, unix, surface } = self;
         let tcp = async {
             if let Some(listener) = &tcp {

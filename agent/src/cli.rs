@@ -2,7 +2,7 @@
 
 mod check;
 mod mark;
-
+mod profile;
 mod replay;
 mod run;
 mod validate;
@@ -88,7 +88,8 @@ enum Command {
     Check(check::Check),
     /// Read the configuration, print where each value comes from, and every problem.
     Validate(Source),
-
+    /// Profile the local etcd for 10 s and say what the bottleneck is (also `agent --profile`).
+    Profile(profile::Profile),
     /// Tell the running agent that something was changed on purpose.
     Mark(mark::Mark),
     /// Like `run`, and write down all that was seen and concluded.
@@ -144,6 +145,7 @@ fn dispatch(command: Command) -> Ended {
         Command::Run(source) => run::run(&source, None),
         Command::Check(check) => check::check(&check),
         Command::Validate(source) => validate::validate(&source),
+        Command::Profile(arguments) => profile::profile(&arguments),
         Command::Mark(mark) => mark::mark(&mark),
         Command::Record(record) => run::run(&record.source, Some(&record.file)),
         Command::Replay(replay) => replay::replay(&replay),

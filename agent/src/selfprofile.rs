@@ -23,10 +23,10 @@ pub(crate) enum SelfProfileError {
     #[error("another profile of the agent is being taken")]
     Busy,
     /// The profiler.
-    #[error("profile the agent: {0}")]
+    #[error("profile the agent")]
     Profiler(#[from] pprof::Error),
     /// The report.
-    #[error("encode the profile: {0}")]
+    #[error("encode the profile")]
     Encode(#[source] JoinError),
 }
 

@@ -52,13 +52,13 @@ pub(crate) struct Config {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TelemetryError {
     /// The level.
-    #[error("log level: {0}")]
+    #[error("log level")]
     Level(#[from] ParseError),
     /// The exporter.
-    #[error("set up the agent's own telemetry: {0}")]
+    #[error("set up the agent's own telemetry")]
     Exporter(#[from] ExporterBuildError),
     /// The thread or its runtime.
-    #[error("start the telemetry thread: {0}")]
+    #[error("start the telemetry thread")]
     Thread(#[from] io::Error),
     /// The thread ended before it was ready.
     #[error("the telemetry thread ended early")]
@@ -137,7 +137,8 @@ where
     let colour = !no_colour && io::stderr().is_terminal();
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     Ok(if config.json {
-        layer.json().flatten_event(true).with_ansi(false).with_filter(filter).boxed()
+        // Not flattened: our events have a field `target`, and so has every line.
+        layer.json().with_ansi(false).with_filter(filter).boxed()
     } else {
         layer.with_ansi(colour).with_filter(filter).boxed()
     })
@@ -165,12 +166,16 @@ impl Export {
     fn end(self) {
         let Export { spans, logs, stop, thread } = self;
         // Stderr is still there, and whatever these say of themselves cannot be exported any more.
-        if let Err(error) = spans.shutdown_with_timeout(FLUSH_MAX) {
-            tracing::warn!(%error, "the agent's last spans were not sent");
-        }
-        if let Err(error) = logs.shutdown_with_timeout(FLUSH_MAX) {
-            tracing::warn!(%error, "the agent's last log lines were not sent");
-        }
+        thread::scope(|both| {
+            both.spawn(|| {
+                if let Err(error) = spans.shutdown_with_timeout(FLUSH_MAX) {
+                    tracing::warn!(%error, "the agent's last spans were not sent");
+                }
+            });
+            if let Err(error) = logs.shutdown_with_timeout(FLUSH_MAX) {
+                tracing::warn!(%error, "the agent's last log lines were not sent");
+            }
+        });
         // The thread may have ended by itself; joining says so.
         let _ended = stop.send(());
         if thread.join().is_err() {

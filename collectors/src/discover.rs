@@ -247,6 +247,27 @@ mod tests {
     }
 
     #[test]
+    fn an_environment_that_is_not_ours_to_read_is_sought_in_its_file() {
+        let tree = Tree::new("environment-file");
+        tree.file("proc/42/cmdline", "/usr/bin/etcd\0");
+        let discovery = find(&environment(&tree, &[]));
+        assert_eq!(only(&discovery).client_url.as_deref(), Some("http://127.0.0.1:2379"));
+        assert!(discovery.notes.iter().any(|note| note.contains("not readable")), "{:?}", discovery.notes);
+        tree.file(
+            "etc/default/etcd",
+            "# ETCD_NAME=no\nETCD_NAME=\"deb\"\nexport ETCD_LISTEN_CLIENT_URLS='http://10.9.8.7:1'\n",
+        );
+        let discovery = find(&environment(&tree, &[]));
+        assert_eq!(only(&discovery).name, "deb");
+        assert_eq!(only(&discovery).client_url.as_deref(), Some("http://10.9.8.7:1"));
+        assert!(
+            discovery.notes.iter().any(|note| note.contains("/etc/default/etcd")),
+            "{:?}",
+            discovery.notes
+        );
+    }
+
+    #[test]
     fn three_members_on_one_machine_keep_their_names_apart() {
         let tree = Tree::new("three");
         for (pid, port) in [(10, "2379"), (11, "2479"), (12, "2579")] {

@@ -95,16 +95,6 @@ impl Connection {
         }
     }
 
-    /// The same member over a connection of its own.
-    pub(crate) fn again(&self) -> Connection {
-        Connection {
-            url: self.url.clone(),
-            tls: self.tls.clone(),
-            held: None,
-            admission: Admission::default(),
-        }
-    }
-
     /// What names the outcomes of calls on this connection.
     pub(crate) fn admission(&self) -> Admission {
         self.admission.clone()

@@ -19,11 +19,13 @@ use model::probe::{Probe, ProbeKind, ProbeOutcome};
 use model::record::{Fact, Record};
 use model::time::{Clock, Stamp};
 use thiserror::Error;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::etcd::{Connection, outcome};
+use crate::etcd::Connection;
+use crate::etcd::outcome::{self, Admission};
 use crate::target::{Identity, Target};
 
 mod call;
@@ -185,7 +187,10 @@ impl Config {
 pub struct Prober {
     config: Config,
     name: String,
-    connection: Connection,
+    /// One for the probes and the watcher: both see the member as one client does.
+    connection: Arc<Mutex<Connection>>,
+    admission: Admission,
+    has_url: bool,
     puts: PutClock,
     reach: Reach,
 }
@@ -216,7 +221,15 @@ impl Prober {
             write_key: own(config.writes.as_ref().map_or("", |writes| writes.key.as_str())),
         };
         let connection = Connection::new(target);
-        Prober { config, name: target.name.clone(), connection, puts: PutClock::default(), reach }
+        Prober {
+            config,
+            name: target.name.clone(),
+            admission: connection.admission(),
+            has_url: target.client_url.is_some(),
+            connection: Arc::new(Mutex::new(connection)),
+            puts: PutClock::default(),
+            reach,
+        }
     }
 
     /// Shares the times of puts with the agent's other probers, so that a put through one member is awaited at all.
@@ -228,16 +241,12 @@ impl Prober {
 
     /// Probes until `cancel`, or until the engine has gone.
     pub async fn run(self, inbox: Inbox, cancel: CancellationToken) {
-        if self.reach.identity.origin().member.is_none() || !self.connection.has_url() {
+        if !self.has_url {
             cancel.cancelled().await;
             return;
         }
-        let watcher = self
-            .config
-            .writes
-            .as_ref()
-            .filter(|writes| writes.put_hz > 0.0)
-            .map(|_| watch::Watcher::new(self.connection.again(), self.puts.clone(), self.reach.clone()));
+        let watches = self.config.writes.as_ref().is_some_and(|writes| writes.put_hz > 0.0);
+        let watcher = watches.then(|| watch::Watcher::new(&self));
         let stop = cancel.child_token();
         let watching = async {
             if let Some(watcher) = watcher {
@@ -304,7 +313,8 @@ impl Prober {
             place.send(self.reach.record(lane.kind(), due, self.reach.deadline, ProbeOutcome::TimedOut));
             return Ok(());
         }
-        let client = match self.connection.client().await {
+        let client = self.connection.lock().await.client().await;
+        let client = match client {
             Ok(client) => client,
             Err(error) => {
                 self.reach.ledger.add("agent_etcd_connect_errors_total", error.reason(), 1);
@@ -315,7 +325,7 @@ impl Prober {
         };
         let call = call::Call {
             client,
-            admission: self.connection.admission(),
+            admission: self.admission.clone(),
             reach: self.reach.clone(),
             puts: self.puts.clone(),
             inbox: inbox.clone(),

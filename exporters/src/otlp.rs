@@ -25,12 +25,14 @@ use self::client::{Delivery, Sender};
 use self::encode::Encoder;
 use self::pack::Payload;
 use self::queue::{Queue, Request};
+use self::retry::Quiet;
 
 pub use self::config::{Compression, Config, Destination, Endpoint, Headers, Protocol, Signal, Tls};
 pub use self::env::{Problem, Variables};
 
 mod client;
 mod config;
+mod edges;
 mod encode;
 mod env;
 mod facts;
@@ -47,9 +49,6 @@ mod resource;
 mod retry;
 mod traces;
 mod wire;
-
-/// One warning a minute and signal: a receiver that refuses everything must not fill our own log.
-const WARN_INTERVAL_NS: u64 = 60_000_000_000;
 
 /// What the engine hands out.
 #[derive(Clone, Debug)]
@@ -172,7 +171,7 @@ impl Exporter {
     /// Runs until `items` is closed and all is sent, or `drain` has passed since the closing. What is left then is counted
     /// as `shutdown`. Needs a runtime with time and net; cancel by closing the channel.
     pub async fn run(mut self, mut items: mpsc::Receiver<Item>, drain: Duration) {
-        let mut flush = tokio::time::interval(self.flush_interval);
+        let mut flush = tokio::time::interval_at(Instant::now() + self.flush_interval, self.flush_interval);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut deadline: Option<Instant> = None;
         loop {
@@ -325,22 +324,6 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Says something at most once in [`WARN_INTERVAL_NS`].
-#[derive(Debug, Default)]
-struct Quiet {
-    spoke_ns: Option<u64>,
-}
-
-impl Quiet {
-    fn speak(&mut self, now_ns: u64) -> bool {
-        let may = self.spoke_ns.is_none_or(|spoke| now_ns.saturating_sub(spoke) >= WARN_INTERVAL_NS);
-        if may {
-            self.spoke_ns = Some(now_ns);
-        }
-        may
     }
 }
 

@@ -126,7 +126,7 @@ impl Receiver {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The journal.
-    #[error("open the rollback journal: {0}")]
+    #[error("open the rollback journal")]
     Journal(#[from] JournalError),
     /// Two receivers share a name, or one has none.
     #[error("receiver name {0:?} is empty or used twice")]
@@ -135,10 +135,10 @@ pub enum StartError {
     #[error("{0} receivers are more than sixteen")]
     TooMany(usize),
     /// A webhook.
-    #[error("receiver {0}: {1}")]
+    #[error("receiver {0}")]
     Webhook(String, #[source] WebhookError),
     /// A command.
-    #[error("receiver {0}: {1}")]
+    #[error("receiver {0}")]
     Command(String, #[source] CommandError),
     /// A time limit out of bounds.
     #[error("receiver {0}: a timeout is between 100 ms and 60 s")]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub enum MemberFact {
     /// It answered.
     Answered(Box<MemberState>),
-    /// It did not; the reason is a fixed word (`refused`, `timeout`, `not_permitted`, …).
+    /// It did not; the reason is a fixed word (`refused`, `timed_out`, `not_permitted`, …: the words of probe outcomes).
     Silent {
         /// A fixed word.
         reason: String,

@@ -13,6 +13,7 @@ mod watch;
 use std::collections::BTreeMap;
 
 use model::finding::{Conclusion, Measured, Regression, Shape};
+use model::mark::MarkKind;
 use model::probe::{Probe, ProbeKind, ProbeOutcome};
 use model::record::{Fact, Record};
 use model::scrape::{Scrape, ScrapeOutcome};
@@ -34,6 +35,9 @@ const WARM_UP_NS: u64 = 60 * SECOND_NS;
 /// What went back within this time was a spike.
 const SPIKE_NS: u64 = 30 * SECOND_NS;
 
+/// So soon after a rollout a leader move or a compaction is as likely its consequence: only restarts count as causes.
+const FRESH_NS: u64 = 300 * SECOND_NS;
+
 /// A stamp so far behind the newest belongs to another boot.
 const REBOOT_NS: u64 = 60 * SECOND_NS;
 
@@ -50,13 +54,13 @@ pub struct Config {
     pub threshold: f64,
     /// A latency below this multiple of its median is no regression.
     pub latency_factor: f64,
-    /// Nor is one that grew by less, milliseconds.
+    /// Nor is one that grew by less, milliseconds: what a busy neighbour on the node costs is no regression of etcd.
     pub latency_excess_ms: f64,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { warm_up_points: 12, threshold: 10.0, latency_factor: 2.0, latency_excess_ms: 2.0 }
+        Config { warm_up_points: 12, threshold: 10.0, latency_factor: 2.0, latency_excess_ms: 10.0 }
     }
 }
 
@@ -106,6 +110,8 @@ pub struct Detect {
     /// One alarm a kind over the points of all members: three times as fast as one member's.
     pools: BTreeMap<ProbeKind, Alarm>,
     event: Event,
+    /// The latest rollout.
+    rollout: Option<Stamp>,
 }
 
 /// A turn of an alarm, with what a finding says of it.
@@ -130,6 +136,7 @@ impl Detect {
             members: BTreeMap::new(),
             pools: BTreeMap::new(),
             event: Event::default(),
+            rollout: None,
         }
     }
 
@@ -145,6 +152,11 @@ impl Detect {
             self.restart_clock();
         }
         self.newest_ns = self.newest_ns.max(at.mono_ns);
+        if let Fact::Mark(mark) = &record.fact
+            && mark.kind == MarkKind::Rollout
+        {
+            self.part(at);
+        }
         let member = record.origin.member_name();
         if member.is_empty() || !self.knows(member) {
             return Vec::new();
@@ -172,6 +184,16 @@ impl Detect {
         room
     }
 
+    /// A rollout: what begins from here on is another onset, and no alarm that has not gone off yet reaches back before it.
+    fn part(&mut self, at: Stamp) {
+        self.rollout = Some(at);
+        self.event.part();
+        let probes = self.members.values_mut().flat_map(|member| member.probes.values_mut());
+        probes.map(|stream| &mut stream.alarm).chain(self.pools.values_mut()).for_each(Alarm::begin);
+        let rows = self.members.values_mut().flat_map(|member| member.rows.values_mut());
+        rows.for_each(|(_, stream)| stream.alarm.begin());
+    }
+
     /// After a reboot the stamps begin anew: baselines stay, alarms and deltas do not.
     fn restart_clock(&mut self) {
         for member in self.members.values_mut() {
@@ -186,6 +208,7 @@ impl Detect {
         }
         self.pools.clear();
         self.event = Event::default();
+        self.rollout = None;
         self.newest_ns = 0;
     }
 
@@ -282,12 +305,16 @@ impl Detect {
 
     /// What of a turn becomes a finding.
     fn tell(&mut self, at: Stamp, turned: Turned, excuses: &Excuses) -> Option<Regression> {
-        let cause = || excuses.cause(turned.onset).or_else(|| excuses.cause(at));
+        let (rollout, onset) = (self.rollout, turned.onset);
+        let fresh = rollout.is_some_and(|rollout| onset >= rollout && onset.since_ns(rollout) <= FRESH_NS);
+        let at_once = |at| if fresh { excuses.restart(at) } else { excuses.cause(at) };
         let told = match turned.turn {
-            Some(Turn::Opened) => self.event.opened(at, &turned.key, cause()),
+            Some(Turn::Opened) => {
+                self.event.opened(at, turned.onset, &turned.key, at_once(onset).or_else(|| at_once(at)))
+            }
             Some(Turn::Closed) => self.event.closed(at, &turned.key),
             None if turned.calming => Tell::Nothing,
-            None => self.event.lasts(at, &turned.key, excuses.cause(at).as_ref()),
+            None => self.event.lasts(at, &turned.key, at_once(at).as_ref()),
         };
         let short = at.since_ns(turned.onset) < SPIKE_NS;
         let (open, shape, cause) = match told {

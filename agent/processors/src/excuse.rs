@@ -151,14 +151,10 @@ impl Excuses {
         self.own_gap(member, at).or_else(|| self.announced(member, at)).or_else(|| self.election(member, at))
     }
 
-    /// A harmless cause for a disturbance of the whole cluster at `at`.
+    /// A harmless cause for a disturbance of the whole cluster at `at`: a restart, else maintenance or a leader move.
     #[must_use]
     pub fn cause(&self, at: Stamp) -> Option<String> {
-        let restart = self.members.keys().find_map(|member| {
-            let own = self.own_gap(member, at.mono_ns).or_else(|| self.announced(member, at.mono_ns));
-            own.or_else(|| self.election(member, at.mono_ns))
-        });
-        restart.or_else(|| {
+        self.restart(at).or_else(|| {
             let near = |work: &&Work| {
                 work.from_ns.saturating_sub(WORK_WAKE_NS) <= at.mono_ns
                     && at.mono_ns <= work.to_ns.saturating_add(WORK_WAKE_NS)
@@ -171,10 +167,10 @@ impl Excuses {
         })
     }
 
-    /// Whether `member` is known to be away now.
+    /// The excused restart, of whichever member, that events at `at` are put down to.
     #[must_use]
-    pub fn is_away(&self, member: &str) -> bool {
-        self.members.get(member).and_then(|life| life.gaps.back()).is_some_and(|gap| gap.to_ns.is_none())
+    pub fn restart(&self, at: Stamp) -> Option<String> {
+        self.members.keys().find_map(|member| self.excuse(member, at))
     }
 
     fn own_gap(&self, member: &str, at: u64) -> Option<String> {
@@ -221,10 +217,18 @@ impl Excuses {
         if gaps.is_some_and(|gaps| gaps.iter().any(|gap| gap.covers(at))) {
             return None;
         }
+        // Nor what comes after the gap that was announced: what was planned has happened.
+        let happened = |marked: u64| {
+            gaps.is_some_and(|gaps| {
+                gaps.iter().any(|gap| gap.from_ns >= marked && gap.to_ns.is_some_and(|to| to <= at))
+            })
+        };
         let covers = |(marked, target): &&(u64, String)| {
+            let from = marked.saturating_sub(BEFORE_NS);
             target == member
-                && marked.saturating_sub(BEFORE_NS) <= at
+                && from <= at
                 && at <= marked.saturating_add(PLANNED_BARE_NS)
+                && !happened(from)
         };
         self.planned.iter().find(covers).map(|_| format!("planned restart of {member}"))
     }
@@ -521,6 +525,11 @@ mod tests {
         check(&other, 105.0, None);
         check(&[mark(95.0, "m2", "", MarkKind::Planned)], 100.0, Some("planned restart of m2"));
         check(&[mark(95.0, "shop", "v2", MarkKind::Rollout)], 100.0, None);
+        // What was planned has happened: a minute later there is nothing left to excuse.
+        let mut done = vec![mark(95.0, "m2", "", MarkKind::Planned)];
+        done.extend(refused_then_ok(100.0, 104.0));
+        check(&done, 103.0, Some("planned restart of m2"));
+        check(&done, 115.0, None);
         // Announced or not: what does not come back in time votes.
         let mut long = vec![mark(95.0, "m2", "", MarkKind::Planned)];
         long.extend(refused_then_ok(100.0, 140.0));

@@ -454,6 +454,22 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_was_read_twice_counts_once() {
+        let mut twice = incident();
+        twice.extend(incident());
+        assert_eq!(stitch(twice), stitch(incident()));
+    }
+
+    #[test]
+    fn of_two_intervals_for_one_span_the_longer_stands_in_any_order() {
+        let began = line((9, 1, 0), "a", work("begin", 0, 1));
+        let ended = line((9, 1, 0), "a", work("whole", 0, 90));
+        let found = stitch(vec![began.clone(), ended.clone()]);
+        assert_eq!(outline(&found[0]), ["0 a whole Root 100"]);
+        assert_eq!(stitch(vec![ended, began]), found);
+    }
+
+    #[test]
     fn an_unclaimed_etcd_call_becomes_a_tree_of_its_own() {
         let found = stitch(etcd_range(77, 0, 700));
         assert_eq!(found.len(), 1);

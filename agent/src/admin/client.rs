@@ -34,13 +34,13 @@ pub(crate) enum Address {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// Nobody listens, or we may not.
-    #[error("connect: {0}")]
+    #[error("connect")]
     Connect(#[source] io::Error),
     /// The path is no path.
-    #[error("request: {0}")]
+    #[error("request")]
     Request(#[from] http::Error),
     /// It broke off.
-    #[error("talk to the agent: {0}")]
+    #[error("talk to the agent")]
     Http(#[from] hyper::Error),
     /// Too long an answer, or torn.
     #[error("read the answer: {0}")]

@@ -189,6 +189,26 @@ async fn huge_torn_and_idle_requests_cost_nothing() {
 }
 
 #[tokio::test]
+async fn a_request_that_drips_is_cut_off() {
+    let rig = Rig::start(config("drip")).await;
+    let drip = async {
+        let mut stream = TcpStream::connect(rig.tcp).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();
+        // One byte a second would keep a per-read timeout happy for ever.
+        while stream.write_all(b"x").await.is_ok() {
+            let mut answer = [0; 256];
+            let read = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut answer)).await;
+            if let Ok(Ok(0) | Err(_)) = read {
+                return;
+            }
+        }
+    };
+    let limit = super::HEAD_TIME_MAX + Duration::from_secs(3);
+    tokio::time::timeout(limit, drip).await.expect("the connection is still open");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_mark_becomes_a_record_with_the_stamp_that_is_answered() {
     let mut rig = Rig::start(config("mark")).await;
     assert_eq!(std::fs::metadata(&rig.unix).unwrap().permissions().mode() & 0o777, 0o600);

@@ -1,5 +1,6 @@
 //! What the socket's owner may ask for: a mark, a reload, a profile of the agent itself.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,7 +142,10 @@ pub(super) async fn profile(surface: &Surface, via: Via, query: Option<&str>) ->
         Err(selfprofile::SelfProfileError::Busy) => {
             unavailable("another profile of the agent is being taken\n")
         }
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Err(error) => {
+            let cause = error.source().map_or(String::new(), |cause| format!(": {cause}"));
+            text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}{cause}\n"))
+        }
     }
 }
 

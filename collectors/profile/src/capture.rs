@@ -76,7 +76,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            cpu_seconds: 10,
+            cpu_seconds: 5,
             baseline_cpu_seconds: 5,
             captures_per_hour: 6,
             cool_down: Duration::from_secs(600),

@@ -16,6 +16,10 @@ const TEXT_BYTES_MAX: u64 = 64 * 1024;
 /// Where k3s and RKE2 keep their etcd.
 const RANCHER: [(&str, &str); 2] = [("k3s", "/var/lib/rancher/k3s"), ("rke2", "/var/lib/rancher/rke2")];
 
+/// Where packages and installers keep etcd's variables, for when the process's own are not ours to read: Debian, Red Hat,
+/// kubespray.
+const ENVIRONMENT_FILES: [&str; 3] = ["/etc/default/etcd", "/etc/etcd/etcd.conf", "/etc/etcd.env"];
+
 /// One etcd process.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
@@ -23,6 +27,8 @@ pub(crate) struct Member {
     pub(crate) flags: Flags,
     /// k3s or RKE2 run etcd inside themselves, with fixed addresses.
     pub(crate) rancher: bool,
+    /// What could not be read of it.
+    pub(crate) note: Option<String>,
 }
 
 /// All process ids, ascending, at most [`PROCESSES_MAX`].
@@ -77,11 +83,20 @@ fn member(root: &Path, pid: u32) -> Option<Member> {
         return None;
     }
     let mut flags = Flags::from_arguments(arguments.get(1..).unwrap_or_default());
-    flags.add_environment(environment(root, pid).iter().map(String::as_str));
+    let mut note = None;
+    if fs::File::open(root.join(format!("proc/{pid}/environ"))).is_ok() {
+        flags.add_environment(environment(root, pid).iter().map(String::as_str));
+    } else if let Some((file, variables)) = environment_file(root) {
+        flags.add_environment(variables.iter().map(String::as_str));
+        note = Some(format!("the environment of etcd (pid {pid}) is not readable: {file} is taken for it"));
+    } else {
+        note =
+            Some(format!("the environment of etcd (pid {pid}) is not readable: its flags alone are known"));
+    }
     if let Some(text) = flags.get("config-file").and_then(|file| read(&visible(root, pid, Path::new(file)))) {
         flags = Flags::from_file(&String::from_utf8_lossy(&text));
     }
-    Some(Member { pid, flags, rancher: false })
+    Some(Member { pid, flags, rancher: false, note })
 }
 
 /// A path as a process means it: on the node where it is there too, else through the process's own root.
@@ -105,7 +120,10 @@ pub(super) fn members(environment: &Environment, discovery: &mut Discovery) -> V
     let mut members = Vec::new();
     for pid in &pids {
         match any_member(root, *pid) {
-            Ok(member) => members.extend(member),
+            Ok(member) => {
+                discovery.notes.extend(member.as_ref().and_then(|member| member.note.clone()));
+                members.extend(member);
+            }
             Err(note) => discovery.notes.push(note),
         }
     }
@@ -142,7 +160,19 @@ fn rancher(root: &Path, pid: u32) -> Result<Option<Member>, String> {
         "--client-cert-auth=true".to_owned(),
         format!("--trusted-ca-file={home}/server/tls/etcd/server-ca.crt"),
     ]);
-    Ok(Some(Member { pid, flags, rancher: true }))
+    Ok(Some(Member { pid, flags, rancher: true, note: None }))
+}
+
+/// The first environment file that is there, and its `NAME=value` lines.
+fn environment_file(root: &Path) -> Option<(&'static str, Vec<String>)> {
+    ENVIRONMENT_FILES.into_iter().find_map(|file| {
+        let text = read(&root.join(file.trim_start_matches('/')))?;
+        let text = String::from_utf8_lossy(&text);
+        let lines = text.lines().map(|line| line.trim().trim_start_matches("export "));
+        let variables =
+            lines.filter(|line| line.starts_with("ETCD_")).map(|line| line.replace(['"', '\''], ""));
+        Some((file, variables.collect()))
+    })
 }
 
 fn nul_separated(path: &Path) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! The source: polls the files, sends what they gave, keeps the checkpoint. Owns the rhythm; the files are `tail`'s.
 //!
 //! A poll is one stat and one fstat a file, 5 times a second, off the runtime's thread: a log disk that stalls must not make
-//! the probes late. inotify would save those 3 µs a file and cost a second path to rotation.
+//! the probes late. inotify would save those two calls a file and cost a second path to rotation.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::logs::checkpoint::Mark;
 use crate::logs::followed::{Owner, Parsed};
 use crate::logs::tail::Tail;
 use crate::logs::{Config, checkpoint};
@@ -33,6 +34,8 @@ const LAST_WORDS: u32 = 10;
 pub struct Follower {
     tail: Tail,
     checkpoint: Option<PathBuf>,
+    /// What was written last: a silent log costs no write.
+    saved: Vec<Mark>,
     clock: Clock,
     ledger: Ledger,
 }
@@ -52,7 +55,13 @@ impl Follower {
         let services = config.files.iter().map(|path| (path.clone(), Owner::Node(Arc::clone(node))));
         // Members first: a pattern that also matches a member's file finds it taken.
         let sources = members.chain(services).collect();
-        Follower { tail: Tail::new(config, sources, ledger.clone()), checkpoint, clock, ledger }
+        Follower {
+            tail: Tail::new(config, sources, ledger.clone()),
+            checkpoint,
+            saved: Vec::new(),
+            clock,
+            ledger,
+        }
     }
 
     /// Reads until `stop`, then waits two seconds for the last receipts and writes the checkpoint.
@@ -99,11 +108,16 @@ impl Follower {
         self.save().await;
     }
 
-    async fn save(self) -> Follower {
+    async fn save(mut self) -> Follower {
         let Some(path) = self.checkpoint.clone() else { return self };
         let marks = self.tail.marks();
+        if marks == self.saved {
+            return self;
+        }
+        self.saved.clone_from(&marks);
         let written = tokio::task::spawn_blocking(move || checkpoint::save(&path, marks)).await;
         if let Ok(Err(error)) = written {
+            self.saved.clear(); // so that the next round tries again
             self.ledger.add("agent_logs_checkpoint_errors_total", "io", 1);
             warn!(%error, "log checkpoint not written");
         }

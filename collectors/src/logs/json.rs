@@ -66,7 +66,8 @@ const MESSAGE: [&str; 6] = ["msg", "message", "fields.message", "body", "event",
 const LEVEL: [&str; 6] = ["level", "severity", "lvl", "log.level", "severityText", "levelname"];
 const OPERATION: [&str; 7] =
     ["operation", "op", "rpc.method", "db.operation", "span.name", "span_name", "name"];
-const PEER: [&str; 10] = [
+/// Whom the writer called. Not `remote`: a server logs its caller under that name.
+const PEER: [&str; 9] = [
     "peer",
     "net.peer.name",
     "server.address",
@@ -74,7 +75,6 @@ const PEER: [&str; 10] = [
     "endpoint",
     "target",
     "upstream",
-    "remote",
     "url",
     "http.url",
 ];
@@ -175,11 +175,13 @@ fn work(fields: &Fields<'_>, time_ns: u64, context: &Context<'_>) -> Option<Work
         _ => return None,
     };
     let operation = fields.text(&OPERATION).or_else(|| fields.text(&MESSAGE)).unwrap_or("work");
-    let peer =
-        fields.text(&PEER).map(|peer| match fields.int("net.peer.port").or(fields.int("server.port")) {
+    // A server logs the path it was asked for as `url`: only a whole one names a peer.
+    let peer = fields.text(&PEER).filter(|peer| !peer.starts_with('/')).map(|peer| {
+        match fields.int("net.peer.port").or(fields.int("server.port")) {
             Some(port) if !peer.contains(':') => format!("{peer}:{port}"),
             _ => peer.to_owned(),
-        });
+        }
+    });
     Some(Work {
         operation: line::cut_attribute(operation).to_owned(),
         start_ns,

@@ -236,6 +236,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_peer_is_whom_the_writer_called() {
+        let check = |fields: &str, expected: Option<&str>| {
+            let (_, work) = work(&format!(r#"{{"msg":"x","trace_id":"{TRACE}","duration_ms":1,{fields}}}"#));
+            assert_eq!(work.peer.as_deref(), expected, "{fields}");
+        };
+        check(r#""peer":"127.0.0.1:2379""#, Some("127.0.0.1:2379"));
+        check(r#""server.address":"db","server.port":5432"#, Some("db:5432"));
+        check(r#""url":"http://db:80/x""#, Some("http://db:80/x"));
+        check(r#""url":"/orders/7""#, None);
+        check(r#""remote":"10.0.0.9:555""#, None);
+    }
+
+    #[test]
     fn every_spelling_of_a_trace_id_is_one_trace() {
         for fields in [
             format!(r#""trace_id":"{TRACE}""#),

@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(story.lines().len(), 1);
         File::create(story.path("app.log")).unwrap();
         story.write("app.log", "2026-01-02 one is longer now\n2026-01-02 two\n");
-        assert_eq!(story.lines().len(), 2);
+        assert_eq!(story.lines(), ["2026-01-02 one is longer now", "2026-01-02 two"]);
     }
 
     #[test]

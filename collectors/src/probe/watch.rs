@@ -1,17 +1,20 @@
 //! The watcher of the agent's own key at one member: from a put's due time to its event here. Resumes after the last
 //! revision it saw; refuses to trust what a stream sends: event types it does not know are counted, not unpacked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Error, WatchOptions, WatchResponse, WatchStream};
 use model::inbox::{Inbox, NoPlace};
 use model::probe::{ProbeKind, ProbeOutcome};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::puts::{Put, PutClock};
-use super::{RECORD_BYTES, Reach, nanos};
-use crate::etcd::{Connection, outcome};
+use super::{Prober, RECORD_BYTES, Reach, nanos};
+use crate::etcd::Connection;
+use crate::etcd::outcome::{self, Admission};
 
 /// Between two attempts to open the stream: once a second is a tenth of what the probes ask.
 const RETRY: Duration = Duration::from_secs(1);
@@ -21,7 +24,8 @@ const OVERDUE_CHECK: Duration = Duration::from_millis(500);
 
 /// One member's watcher.
 pub(super) struct Watcher {
-    connection: Connection,
+    connection: Arc<Mutex<Connection>>,
+    admission: Admission,
     puts: PutClock,
     reach: Reach,
     position: Position,
@@ -41,9 +45,15 @@ struct Position {
 }
 
 impl Watcher {
-    pub(super) fn new(connection: Connection, puts: PutClock, reach: Reach) -> Watcher {
-        let position = Position { settled: puts.last(), ..Position::default() };
-        Watcher { connection, puts, reach, position }
+    pub(super) fn new(prober: &Prober) -> Watcher {
+        let position = Position { settled: prober.puts.last(), ..Position::default() };
+        Watcher {
+            connection: Arc::clone(&prober.connection),
+            admission: prober.admission.clone(),
+            puts: prober.puts.clone(),
+            reach: prober.reach.clone(),
+            position,
+        }
     }
 
     /// Watches until `cancel`. A put that was answered and whose event does not come within two deadlines of its due time
@@ -80,12 +90,12 @@ impl Watcher {
 
     async fn open(&mut self) -> Option<WatchStream> {
         let options = WatchOptions::new().with_start_revision(self.position.resume_revision);
-        let admission = self.connection.admission();
         let opening = async {
-            let client = self.connection.client().await.map_err(|error| outcome::of_connect_error(&error))?;
+            let client = self.connection.lock().await.client().await;
+            let client = client.map_err(|error| outcome::of_connect_error(&error))?;
             let mut watch = client.watch_client();
             let key = self.reach.write_key.as_bytes();
-            watch.watch(key, Some(options)).await.map_err(|error| admission.outcome(&error))
+            watch.watch(key, Some(options)).await.map_err(|error| self.admission.outcome(&error))
         };
         let opened = timeout(self.reach.deadline, opening).await.unwrap_or(Err(ProbeOutcome::TimedOut));
         opened.map_err(|failed| self.fail(failed)).ok()
@@ -105,7 +115,7 @@ impl Watcher {
                 return false;
             }
             Err(error) => {
-                self.fail(self.connection.admission().outcome(&error));
+                self.fail(self.admission.outcome(&error));
                 return false;
             }
         };

@@ -113,6 +113,56 @@ async fn etcd_3_7_wants_a_certificate() {
     wants_a_certificate("3.7").await;
 }
 
+#[tokio::test]
+async fn a_rotated_certificate_is_taken_up() {
+    let (cert, key, ca) = (file("server.crt"), file("server.key"), file("ca.crt"));
+    let [cert, key, ca] = [cert, key, ca].map(|path| path.display().to_string());
+    let flags = ["--cert-file", &cert, "--key-file", &key, "--trusted-ca-file", &ca, "--client-cert-auth"];
+    let server = Server::start_secured("3.5", "rotate", &flags).await;
+    let dir = std::env::temp_dir().join(format!("backburn-rotated-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("create the directory");
+    let put = |from: &str| {
+        for end in ["crt", "key"] {
+            let new = dir.join(format!("new.{end}"));
+            std::fs::copy(file(&format!("{from}.{end}")), &new).expect("copy");
+            std::fs::rename(new, dir.join(format!("mine.{end}"))).expect("rename");
+        }
+    };
+    put("client");
+    let tls = TlsFiles {
+        ca: Some(file("ca.crt")),
+        cert: Some(dir.join("mine.crt")),
+        key: Some(dir.join("mine.key")),
+    };
+    let target = Target { tls, ..server.target() };
+    let (inbox, mut records) = Records::new();
+    let cancel = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    start(&mut tasks, &target, inbox, &cancel);
+    let words = |records: Vec<Record>| {
+        let mut words: Vec<String> = records
+            .into_iter()
+            .filter_map(|record| match record.fact {
+                Fact::Probe(probe) => Some(probe.outcome.name().to_owned()),
+                _ => None,
+            })
+            .collect();
+        words.dedup();
+        words
+    };
+    assert_eq!(words(records.during(Duration::from_secs(1)).await), ["ok"]);
+    // Half a rotation: the old connection stays.
+    std::fs::write(dir.join("mine.crt"), "half").expect("write");
+    assert_eq!(words(records.during(Duration::from_secs(11)).await), ["ok"]);
+    put("foreign");
+    let rotated = words(records.during(Duration::from_secs(12)).await);
+    assert_eq!(rotated.first().map(String::as_str), Some("ok"), "{rotated:?}");
+    assert_eq!(rotated.last().map(String::as_str), Some("not_permitted"), "{rotated:?}");
+    cancel.cancel();
+    while tasks.join_next().await.is_some() {}
+    std::fs::remove_dir_all(&dir).ok();
+}
+
 async fn wants_a_user(version: &str) {
     let server = Server::start(version, "auth", &[]).await;
     let mut client = server.client().await;

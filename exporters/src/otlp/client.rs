@@ -20,7 +20,7 @@ use super::grpc::GrpcClient;
 use super::http::HttpClient;
 use super::queue::Request;
 use super::reply::Reply;
-use super::retry::Backoff;
+use super::retry::{Backoff, Quiet};
 
 /// A PEM file that is larger is not one.
 const PEM_BYTES_MAX: u64 = 1 << 20;
@@ -28,7 +28,7 @@ const PEM_BYTES_MAX: u64 = 1 << 20;
 /// Own back-off once the agent stops: there is little time, and the receiver did not ask for patience.
 const DRAIN_DELAY: Duration = Duration::from_millis(250);
 
-/// Fast and good enough: at level 3 etcd's page is 4 % smaller for a tenth more time.
+/// The fastest: metrics repeat themselves so much that higher levels gain little.
 const ZSTD_LEVEL: i32 = 1;
 
 #[derive(Debug)]
@@ -66,6 +66,9 @@ pub(crate) struct Sender {
     clock: Clock,
     ledger: Ledger,
     draining: watch::Receiver<bool>,
+    quiet: Quiet,
+    /// An outage was logged, so its end will be.
+    told: bool,
 }
 
 impl Sender {
@@ -96,6 +99,8 @@ impl Sender {
             clock: clock.clone(),
             ledger: ledger.clone(),
             draining: draining.clone(),
+            quiet: Quiet::default(),
+            told: false,
         }))
     }
 
@@ -109,7 +114,7 @@ impl Sender {
             };
             let (code, after, message) = match reply {
                 Reply::Accepted { rejected, message } => {
-                    if attempt > 0 {
+                    if std::mem::take(&mut self.told) {
                         info!(
                             signal = self.signal.name(),
                             attempts = attempt,
@@ -123,7 +128,8 @@ impl Sender {
             };
             attempt = attempt.saturating_add(1);
             self.ledger.add("agent_otlp_retries_total", code, 1);
-            if attempt == 1 {
+            if attempt == 1 && self.quiet.speak(self.clock.now().mono_ns) {
+                self.told = true;
                 warn!(
                     signal = self.signal.name(),
                     code, message, "otlp receiver does not take data, trying again"

@@ -10,6 +10,7 @@ use model::time::Stamp;
 
 use super::Item;
 use super::config::{Config, Endpoint, Signal};
+use super::edges::EdgeTable;
 use super::metrics::ScrapeEncoder;
 use super::pack::{Pack, Payload};
 use super::probes::ProbeTable;
@@ -24,6 +25,7 @@ pub(crate) struct Encoder {
     batch_bytes: usize,
     scrapes: ScrapeEncoder,
     probes: ProbeTable,
+    edges: EdgeTable,
     metrics: Option<Pack>,
     logs: Option<Pack>,
     traces: Option<Pack>,
@@ -43,6 +45,7 @@ impl Encoder {
             batch_bytes: config.batch_bytes,
             scrapes: ScrapeEncoder::new(config, ledger.clone()),
             probes: ProbeTable::default(),
+            edges: EdgeTable::default(),
             metrics: pack(Signal::Metrics),
             logs: pack(Signal::Logs),
             traces: pack(Signal::Traces),
@@ -64,6 +67,7 @@ impl Encoder {
     pub(crate) fn flush(&mut self, now: Stamp) -> Vec<Payload> {
         if let Some(pack) = &mut self.metrics {
             self.probes.flush(&self.identity, now, pack);
+            self.edges.flush(&self.identity, now, pack);
         }
         self.collect(|_| true)
     }
@@ -85,9 +89,11 @@ impl Encoder {
     }
 
     fn finding(&mut self, finding: &Finding) {
+        let origin = &finding.origin;
         match (&finding.conclusion, &mut self.traces, &mut self.logs) {
-            (Conclusion::CallTree(tree), Some(pack), _) => {
-                traces::tree(&self.identity, &finding.origin, tree, pack);
+            (Conclusion::CallTree(tree), Some(pack), _) => traces::tree(&self.identity, origin, tree, pack),
+            (Conclusion::Edge(edge), ..) if self.metrics.is_some() => {
+                self.edges.observe(origin, finding.at, edge, &self.ledger);
             }
             (_, _, Some(pack)) => logs::finding(&self.identity, finding, pack),
             _ => {}

@@ -66,14 +66,13 @@ impl GrpcClient {
 
     pub(crate) async fn send(&mut self, body: Bytes) -> Reply {
         let timeout = self.timeout;
-        match tokio::time::timeout(timeout, self.call(body)).await {
-            Ok(reply) => reply,
-            Err(_) => {
-                // A connection that swallows requests would swallow the next one too.
-                self.channel = None;
-                Reply::later("timeout", "no answer in time")
-            }
+        let reply = tokio::time::timeout(timeout, self.call(body)).await;
+        let reply = reply.unwrap_or_else(|_| timed_out());
+        if reply == timed_out() {
+            // A connection that swallows requests would swallow the next one too.
+            self.channel = None;
         }
+        reply
     }
 
     async fn call(&mut self, body: Bytes) -> Reply {
@@ -89,9 +88,19 @@ impl GrpcClient {
         }
         match GrpcService::call(&mut channel, request).await {
             Ok(response) => read(response).await,
+            // Tonic reads our own `grpc-timeout` and may be first.
+            Err(error) if is_timeout(&error) => timed_out(),
             Err(error) => Reply::later("connection", &super::http::chain(&error)),
         }
     }
+}
+
+fn timed_out() -> Reply {
+    Reply::later("timeout", "no answer in time")
+}
+
+fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<tonic::TimeoutExpired>() || error.source().is_some_and(is_timeout)
 }
 
 async fn read(response: http::Response<tonic::body::Body>) -> Reply {

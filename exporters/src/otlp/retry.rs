@@ -1,4 +1,4 @@
-//! When to try again: exponential back-off with jitter, and what a receiver asked for.
+//! When to try again, and when to speak of it: exponential back-off with jitter, what a receiver asked for, quiet logs.
 //!
 //! Owns the delays and the reading of `Retry-After`. The jitter comes from a seed that is handed in, so a test sees the same
 //! delays twice; agents get different seeds, so a receiver that comes back is not hit by all at once. Refuses to read a clock.
@@ -7,6 +7,9 @@ use std::time::Duration;
 
 /// After this many attempts the delay has long reached its maximum.
 const DOUBLINGS_MAX: u32 = 16;
+
+/// One warning a minute and signal: a receiver that refuses everything must not fill our own log.
+const WARN_INTERVAL_NS: u64 = 60_000_000_000;
 
 /// Back-off of one signal.
 #[derive(Clone, Debug)]
@@ -45,6 +48,22 @@ impl Backoff {
     }
 }
 
+/// Says something at most once in [`WARN_INTERVAL_NS`].
+#[derive(Debug, Default)]
+pub(crate) struct Quiet {
+    spoke_ns: Option<u64>,
+}
+
+impl Quiet {
+    pub(crate) fn speak(&mut self, now_ns: u64) -> bool {
+        let may = self.spoke_ns.is_none_or(|spoke| now_ns.saturating_sub(spoke) >= WARN_INTERVAL_NS);
+        if may {
+            self.spoke_ns = Some(now_ns);
+        }
+        may
+    }
+}
+
 /// `Retry-After`: seconds, or an HTTP date against the wall clock. A date in the past asks for no delay.
 pub(crate) fn retry_after(value: &str, now_wall_ns: u64) -> Option<Duration> {
     let value = value.trim();
@@ -79,6 +98,14 @@ mod tests {
         };
         assert_eq!(sequence(1), sequence(1));
         assert_ne!(sequence(1), sequence(2));
+    }
+
+    #[test]
+    fn an_outage_is_told_once_a_minute() {
+        let mut quiet = Quiet::default();
+        let said: Vec<bool> =
+            [0, 1, 59, 60, 61, 120].map(|second| quiet.speak(second * 1_000_000_000)).to_vec();
+        assert_eq!(said, [true, false, false, true, false, true]);
     }
 
     #[test]

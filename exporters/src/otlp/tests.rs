@@ -12,6 +12,7 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use model::finding::{Burn, Conclusion, Lane as BurnLane};
 use model::log::{LogBatch, LogEvent, Meaning, ReceiptState, Severity};
+use model::member::MemberFact;
 use model::origin::Origin;
 use model::record::Fact;
 use model::time::Stamp;
@@ -400,7 +401,7 @@ async fn retry_info_and_retry_after_are_waited_for() {
 }
 
 #[tokio::test]
-async fn a_slow_receiver_is_tried_again_and_no_other_signal_waits_for_it() {
+async fn a_receiver_that_hangs_is_given_up_and_tried_again() {
     let burn = Burn {
         slo: "write".to_owned(),
         lane: BurnLane::Tier { name: "page_fast".to_owned(), long_s: 3600, short_s: 300 },
@@ -423,13 +424,36 @@ async fn a_slow_receiver_is_tried_again_and_no_other_signal_waits_for_it() {
         origin: Arc::new(Origin::default()),
         conclusion: Conclusion::Burn(burn),
     };
-    let (item, _) = lines(&["one"]);
-    let items = [item, Item::Finding(Arc::new(finding))];
+    let items = [Item::Finding(Arc::new(finding))];
     for grpc in [true, false] {
         let (seen, ledger) = story(grpc, &[Answer::Hang, Answer::Ok], |_| {}, &items).await;
-        assert_eq!((seen.len(), sent(&ledger)), (2, 2));
-        assert_eq!(ledger.get("agent_otlp_retries_total", "timeout"), 1);
+        assert_eq!((seen.len(), sent(&ledger)), (2, 1));
+        assert_eq!(ledger.get("agent_otlp_retries_total", "timeout"), 1, "{grpc} {:?}", ledger.lines());
     }
+}
+
+#[tokio::test]
+async fn no_signal_waits_for_another() {
+    let mut tasks = JoinSet::new();
+    let (stuck, _) = serve(&mut tasks, true, &[Answer::Hang]).await;
+    let (good, script) = serve(&mut tasks, true, &[Answer::Ok]).await;
+    let mut config = config(&good, true);
+    config.metrics.endpoint = Endpoint::Base(stuck);
+    let ledger = Ledger::default();
+    let exporter = Exporter::new(&config, clock(), ledger.clone()).unwrap();
+    let (tx, rx) = mpsc::channel(4);
+    let silent = MemberFact::Silent { reason: "refused".to_owned(), detail: String::new() };
+    let fact = Fact::Member(silent);
+    let record = Record { at: Stamp::default(), origin: Arc::new(Origin::default()), fact };
+    for item in [Item::Record(Arc::new(record)), lines(&["one"]).0] {
+        tx.send(item).await.unwrap();
+    }
+    drop(tx);
+    exporter.run(rx, Duration::from_millis(800)).await;
+    assert_eq!((sent(&ledger), script.seen.lock().unwrap().len()), (1, 1));
+    assert_eq!(ledger.get("agent_otlp_sent_items_total", "metrics"), 0);
+    assert_eq!(dropped(&ledger, "shutdown"), 1);
+    assert_eq!(ledger.get("agent_otlp_queue_bytes", ""), 0);
 }
 
 #[tokio::test]
@@ -445,6 +469,32 @@ async fn nobody_there_ends_with_the_drain_and_is_counted() {
         assert!(ledger.get("agent_otlp_retries_total", "connection") > 1);
         assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!(receipt.state(), ReceiptState::Taken, "queued is all that a receipt says");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_something_else_harms_nobody() {
+    for (grpc, speech) in [
+        (true, &b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"[..]),
+        (false, b"SSH-2.0-x\r\n"),
+        (true, b""),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::io::AsyncWriteExt::write_all(&mut stream, speech).await.ok();
+            }
+        });
+        let ledger = Ledger::default();
+        let exporter = Exporter::new(&config(&url, grpc), clock(), ledger.clone()).unwrap();
+        let (tx, rx) = mpsc::channel(1);
+        tx.send(lines(&["one"]).0).await.unwrap();
+        drop(tx);
+        exporter.run(rx, Duration::from_millis(400)).await;
+        assert_eq!((sent(&ledger), dropped(&ledger, "shutdown")), (0, 1), "{grpc} {:?}", ledger.lines());
+        assert!(retries(&ledger) > 0, "{grpc} {:?}", ledger.lines());
     }
 }
 

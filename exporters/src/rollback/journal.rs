@@ -43,7 +43,7 @@ pub enum JournalError {
     #[error("{0} is larger than any journal of this agent: move it away")]
     TooLarge(PathBuf),
     /// The disk said no.
-    #[error("{verb} {path}: {source}")]
+    #[error("{verb} {path}")]
     Io {
         /// What was tried.
         verb: &'static str,
@@ -53,7 +53,7 @@ pub enum JournalError {
         source: io::Error,
     },
     /// An entry that cannot be written as JSON.
-    #[error("encode a journal entry: {0}")]
+    #[error("encode a journal entry")]
     Encode(#[from] serde_json::Error),
 }
 

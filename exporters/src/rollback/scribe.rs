@@ -1,6 +1,7 @@
 //! The journal behind tokio's blocking pool: its disk may be etcd's, and a slow sync must not hold up the probes that share
 //! this runtime.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -71,13 +72,18 @@ impl Scribe {
                 self.ledger.set("agent_rollback_journal_bytes", "", bytes);
                 return true;
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
+            Ok(Err(error)) => chain(&error),
+            Err(error) => chain(&error),
         };
         self.ledger.add("agent_rollback_journal_errors_total", "write", 1);
         tracing::error!(error, "the rollback journal cannot be written");
         false
     }
+}
+
+/// An error with its cause on one line.
+fn chain(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn lock(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {

@@ -631,7 +631,9 @@ fn what_cannot_work_is_refused_at_the_start() {
         (vec![file("")], "receiver name \"\" is empty"),
         ((0..17).map(|n| file(&n.to_string())).collect(), "17 receivers"),
     ] {
-        let error = open(&folder("refused"), receivers, &shift).unwrap_err().to_string();
+        let error = open(&folder("refused"), receivers, &shift).unwrap_err();
+        let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
+        let error = format!("{error}{cause}");
         assert!(error.starts_with(expected), "{error}");
     }
     let printed = format!("{:?}", webhook("https://deployer.example/", secret()));

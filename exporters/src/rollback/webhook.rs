@@ -41,7 +41,7 @@ pub enum WebhookError {
     #[error("no secret: every signal is signed")]
     NoSecret,
     /// The client.
-    #[error("set up the client: {0}")]
+    #[error("set up the client")]
     Client(#[source] reqwest::Error),
 }
 

@@ -22,7 +22,10 @@ const DRIFT: f64 = 1.5;
 const POINTS_MIN: usize = 3;
 
 /// What lasts shorter is a hiccup of the host or an election.
-const LASTING_NS: u64 = 2 * SECOND_NS;
+const LASTING_NS: u64 = 3 * SECOND_NS;
+
+/// An open alarm speaks again when it became worse by so many octaves: a small disturbance must not hide a large one.
+const WORSE_OCTAVES: f64 = 2.0;
 
 /// Sum of calm at which an alarm closes: six ordinary points.
 const CALM: f64 = 9.0;
@@ -84,7 +87,7 @@ pub(super) struct Effect {
 /// What a point did to the alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// It went off.
+    /// It went off, or became much worse.
     Opened,
     /// It is over.
     Closed,
@@ -98,6 +101,8 @@ pub(super) struct Alarm {
     fall: f64,
     onset: Option<Stamp>,
     calm_from: Option<Stamp>,
+    /// Octaves above the baseline when it last spoke.
+    level: f64,
     since: VecDeque<Kept>,
     since_n: u64,
     last_z: f64,
@@ -108,6 +113,7 @@ pub(super) struct Alarm {
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Kept {
+    at: Stamp,
     over: f64,
     excess: f64,
     value: f64,
@@ -134,10 +140,11 @@ impl Alarm {
         let z = if point.z.is_finite() { point.z.clamp(Z_MIN, Z_MAX) } else { return None };
         if self.is_open {
             self.keep(at, point);
-            return self.calm(at, z).then(|| {
+            if self.calm(at, z) {
                 self.is_open = false;
-                Turn::Closed
-            });
+                return Some(Turn::Closed);
+            }
+            return self.is_worse(at, z).then(|| self.open(LATEST));
         }
         self.remember(z);
         let limit = effect.threshold * self.memory();
@@ -147,20 +154,56 @@ impl Alarm {
             return None;
         }
         self.keep(at, point);
-        let lasting = self.onset.is_some_and(|onset| at.since_ns(onset) >= LASTING_NS);
-        let opens = self.rise >= limit
-            && z > DRIFT
-            && lasting
-            && self.since.len() >= POINTS_MIN
-            && self.median(LATEST, |kept| kept.over) >= effect.octaves
-            && self.median(LATEST, |kept| kept.excess) >= effect.absolute;
-        if !opens {
+        if self.rise < limit || z <= DRIFT {
             return None;
         }
+        let run = self.run();
+        let opens = self.has_lasted(at, run)
+            && self.median(LATEST.min(run), |kept| kept.over) >= effect.octaves
+            && self.median(LATEST.min(run), |kept| kept.excess) >= effect.absolute;
+        opens.then(|| self.open(run))
+    }
+
+    /// Goes off for the latest `run` points: what came before them is not part of the change.
+    fn open(&mut self, run: usize) -> Turn {
+        self.since.drain(..self.since.len().saturating_sub(run));
+        self.since_n = self.since.len() as u64;
+        self.onset = self.since.iter().map(|kept| kept.at).min();
+        self.level = self.median(LATEST, |kept| kept.over);
         self.is_open = true;
         self.fall = 0.0;
         self.calm_from = None;
-        Some(Turn::Opened)
+        Turn::Opened
+    }
+
+    /// How many of the latest points make up the change: the start from which they sum up to most.
+    fn run(&self) -> usize {
+        let (mut sum, mut best, mut run) = (0.0, 0.0, 0);
+        for (kept, n) in self.since.iter().rev().zip(1..) {
+            sum += kept.z.clamp(Z_MIN, Z_MAX) - DRIFT;
+            if sum > best {
+                (best, run) = (sum, n);
+            }
+        }
+        run
+    }
+
+    fn has_lasted(&self, at: Stamp, run: usize) -> bool {
+        let first = self.since.iter().rev().take(run).map(|kept| kept.at).min();
+        run >= POINTS_MIN && first.is_some_and(|first| at.since_ns(first) >= LASTING_NS)
+    }
+
+    fn is_worse(&self, at: Stamp, z: f64) -> bool {
+        z > DRIFT
+            && self.has_lasted(at, LATEST)
+            && self.since.iter().rev().take(LATEST).all(|kept| kept.over >= self.level + WORSE_OCTAVES)
+    }
+
+    /// Starts to count anew, unless it is open.
+    pub(super) fn begin(&mut self) {
+        if !self.is_open {
+            self.forget();
+        }
     }
 
     /// Drops the evidence of a change that is over or was none.
@@ -190,7 +233,13 @@ impl Alarm {
         if self.since.len() >= SINCE_MAX {
             self.since.pop_front();
         }
-        self.since.push_back(Kept { over: point.over, excess: point.excess, value: point.value, z: point.z });
+        self.since.push_back(Kept {
+            at,
+            over: point.over,
+            excess: point.excess,
+            value: point.value,
+            z: point.z,
+        });
         self.since_n += 1;
     }
 

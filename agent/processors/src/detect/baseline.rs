@@ -14,8 +14,8 @@ use super::alarm::{Point, measured};
 /// Points a baseline rests on: eight minutes of a probe every two seconds.
 const POINTS: usize = 240;
 
-/// A point is learnt when so many newer ones have come without an alarm.
-const LAG: usize = 8;
+/// A point is learnt when so many newer ones have come without an alarm: twice what an alarm on one member's stream needs.
+const LAG: usize = 6;
 
 /// How a watched value becomes octaves: log2(value + offset), and how finely it can be told.
 #[derive(Clone, Copy, Debug)]

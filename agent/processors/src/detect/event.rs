@@ -46,23 +46,35 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// A stream left its baseline; `cause` is what is known of the time of its onset.
-    pub(super) fn opened(&mut self, at: Stamp, key: &Key, cause: Option<String>) -> Tell {
+    /// A stream left its baseline at `onset`, or became much worse; `cause` is what is known of that time.
+    pub(super) fn opened(&mut self, at: Stamp, onset: Stamp, key: &Key, cause: Option<String>) -> Tell {
         if self.closed.is_some_and(|closed| at.since_ns(closed) > LINGER_NS) {
             *self = Event::default();
         }
         self.closed = None;
-        let first = self.open.is_empty() && self.told_n == 0 && self.cause.is_none();
+        // What begins later is another onset: it has its own findings, and its own cause.
+        if self.opened.is_some_and(|opened| onset.since_ns(opened) > JOIN_NS) {
+            self.part();
+        }
+        let first = self.opened.is_none();
         let opened = *self.opened.get_or_insert(at);
-        self.open.push(key.clone());
+        let worse = self.open.contains(key);
+        if !worse {
+            self.open.push(key.clone());
+        }
         if first {
             self.cause = cause;
         } else if cause.is_none() && self.cause.is_some() {
             // A stream that left without a cause: the event is more than its cause explains.
             self.cause = None;
         }
-        let joins = self.told_n == 0 || at.since_ns(opened) <= JOIN_NS;
-        if self.cause.is_some() || !joins || self.told_n >= TOLD_MAX {
+        // A slow stream notices later what has been told already; what became worse is always news, once.
+        let room = if worse {
+            self.told_n <= TOLD_MAX
+        } else {
+            self.told_n < TOLD_MAX && (self.told_n == 0 || at.since_ns(opened) <= JOIN_NS)
+        };
+        if self.cause.is_some() || !room {
             return Tell::Nothing;
         }
         self.tell(key)
@@ -99,8 +111,17 @@ impl Event {
         }
     }
 
+    /// Somebody changed something: what begins from here on is another onset.
+    pub(super) fn part(&mut self) {
+        self.opened = None;
+        self.told_n = 0;
+        self.cause = None;
+    }
+
     fn tell(&mut self, key: &Key) -> Tell {
-        self.told.push(key.clone());
+        if !self.told.contains(key) {
+            self.told.push(key.clone());
+        }
         self.told_n += 1;
         Tell::Open
     }

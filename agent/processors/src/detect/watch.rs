@@ -1,7 +1,7 @@
 //! What is watched on a page: a flat table, and how each row becomes one number a scrape.
 //!
 //! Owns series ids (resolved once a layout), deltas between pages, and the bucket counts histograms are judged by.
-//! Refuses averages: of a histogram only the share beyond its usual 99th percentile's bucket is watched.
+//! Refuses averages: of a histogram only the share well beyond its usual 99th percentile is watched.
 
 use std::collections::VecDeque;
 
@@ -37,8 +37,8 @@ pub(super) enum Measure {
     Gauge,
     /// Growth a second.
     Rate,
-    /// Share of events slower than the baseline's 99th percentile.
-    Slower,
+    /// Share of events slower than twice the baseline's 99th percentile, and than so many milliseconds.
+    Slower(u32),
     /// Share of `grpc_server_handled_total` with a code that means trouble.
     Failed,
 }
@@ -60,8 +60,8 @@ const SHARE: Scale = Scale { offset: 0.01, floor: 0.5, learn_every_s: 2 };
 const RATE: Scale = Scale { offset: 0.1, floor: 0.4, learn_every_s: 2 };
 const SIZE: Scale = Scale { offset: 1.0, floor: 0.08, learn_every_s: 5 };
 
-const fn slower(family: &'static str) -> Row {
-    Row { family, measure: Measure::Slower, unit: "s", scale: SHARE, octaves: 2.0, absolute: 0.05 }
+const fn slower(family: &'static str, beyond_ms: u32) -> Row {
+    Row { family, measure: Measure::Slower(beyond_ms), unit: "s", scale: SHARE, octaves: 2.0, absolute: 0.1 }
 }
 
 const fn rate(family: &'static str, absolute: f64) -> Row {
@@ -76,12 +76,12 @@ const CPU: Scale = Scale { offset: 0.05, floor: 0.2, learn_every_s: 2 };
 
 /// The watch list. Rows whose family a version lacks are silent.
 pub(super) const ROWS: [Row; 16] = [
-    slower("etcd_disk_wal_fsync_duration_seconds"),
-    slower("etcd_disk_backend_commit_duration_seconds"),
-    slower("etcd_server_apply_duration_seconds"),
-    slower("etcd_network_peer_round_trip_time_seconds"),
-    slower("grpc_server_handling_seconds"),
-    slower("etcd_server_request_duration_seconds"),
+    slower("etcd_disk_wal_fsync_duration_seconds", 8),
+    slower("etcd_disk_backend_commit_duration_seconds", 8),
+    slower("etcd_server_apply_duration_seconds", 6),
+    slower("etcd_network_peer_round_trip_time_seconds", 8),
+    slower("grpc_server_handling_seconds", 10),
+    slower("etcd_server_request_duration_seconds", 10),
     rate("etcd_server_slow_apply_total", 0.5),
     rate("etcd_server_slow_read_indexes_total", 0.5),
     rate("etcd_server_proposals_failed_total", 1.0),
@@ -148,7 +148,7 @@ pub(super) fn resolve(layout: &Layout, row: &Row) -> Resolved {
             continue;
         }
         match (&point.shape, row.measure) {
-            (PointShape::Histogram { buckets, .. }, Measure::Slower) => {
+            (PointShape::Histogram { buckets, .. }, Measure::Slower(_)) => {
                 if resolved.bounds.is_empty() {
                     resolved.bounds = buckets.iter().map(|(bound, _)| bound.min(UNBOUNDED)).collect();
                     resolved.groups = vec![Vec::new(); buckets.len()];
@@ -233,10 +233,10 @@ impl Meter {
         match row.measure {
             Measure::Rate => deltas.first().map(|delta| delta / pause),
             Measure::Failed => self.merge(&deltas).and_then(|sum| Some(sum.first()? / sum.get(1)?)),
-            Measure::Slower => {
+            Measure::Slower(beyond_ms) => {
                 self.bounds.clone_from(&series.bounds);
                 let counts = self.merge(&deltas)?;
-                self.slower(counts)
+                self.slower(counts, f64::from(beyond_ms) / 1e3)
             }
             Measure::Gauge => None,
         }
@@ -251,15 +251,18 @@ impl Meter {
         (self.merged.last().copied()? >= EVENTS_MIN).then(|| std::mem::take(&mut self.merged))
     }
 
-    /// Share of events beyond the usual 99th percentile's bucket.
-    fn slower(&mut self, counts: Vec<f64>) -> Option<f64> {
+    /// Share of events beyond the bucket after the usual 99th percentile's (twice as slow at etcd's bounds), and beyond
+    /// `beyond_s`. Counts at fixed edges stay counts; a mean or an interpolated quantile would not.
+    fn slower(&mut self, counts: Vec<f64>, beyond_s: f64) -> Option<f64> {
         if self.usual.len() != counts.len() {
             self.usual = vec![0.0; counts.len()];
             self.pending.clear();
         }
         let all = *counts.last()?;
         let usual_all = *self.usual.last()?;
-        let edge = self.usual.iter().position(|within| *within >= 0.99 * usual_all)?;
+        let usual_edge = self.usual.iter().position(|within| *within >= 0.99 * usual_all)?;
+        let least_edge = self.bounds.iter().position(|bound| *bound >= beyond_s)?;
+        let edge = (usual_edge + 1).max(least_edge);
         let share =
             (usual_all >= EVENTS_BASELINE).then(|| 1.0 - counts.get(edge).copied().unwrap_or(all) / all);
         for (since, count) in self.since.iter_mut().zip(&counts) {

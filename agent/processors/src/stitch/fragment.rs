@@ -167,7 +167,13 @@ impl Fragment {
     }
 
     pub(super) fn attributes(&self) -> Vec<(String, String)> {
-        self.told.as_ref().map(|told| told.attributes.clone()).unwrap_or_default()
+        let Some(told) = &self.told else { return Vec::new() };
+        let mut attributes = told.attributes.clone();
+        // One name for the peer, whatever the line called it.
+        if let Some(peer) = told.peer.as_ref().filter(|_| attributes.iter().all(|(name, _)| name != "peer")) {
+            attributes.push(("peer".to_owned(), peer.clone()));
+        }
+        attributes
     }
 
     fn bytes(&self) -> usize {

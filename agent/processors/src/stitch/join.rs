@@ -9,7 +9,7 @@ use super::piece::{Piece, class};
 /// Clocks of one node, and the moment between the end of a call and its log line.
 const CLOCK_SLACK_NS: u64 = 2_000_000;
 /// The end tells less than the start: after etcd's end the answer still travels and is decoded.
-const END_SHARE: u64 = 16;
+const END_SHARE: u64 = 64;
 /// Endpoint and key told and equal, and nobody else fits.
 const WITH_KEY: u8 = 95;
 /// Endpoint equal, no key in the client's line.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use model::finding::{CallTree, CaptureFailed, FoundBy, Span, Verdict};
+use model::finding::{CallTree, CaptureFailed, Edge, FoundBy, Span, Verdict};
 use model::host::{CpuTimes, Disk, Filesystem, HostFact, Pressure, Process};
 use model::log::{LogBatch, LogEvent, Meaning, Receipt, ReceiptState, Severity, Step, Work};
 use model::member::{MemberFact, MemberState};
@@ -377,6 +377,38 @@ fn probes_become_a_cumulative_histogram_by_kind_and_outcome() {
     assert!(encoder.flush(at(6)).is_empty(), "what did not change is not sent again");
     encoder.item(&probe(1, ProbeOutcome::Ok));
     assert_eq!(histogram(encoder.flush(at(7)))[0].count, 3, "cumulative");
+}
+
+#[test]
+fn edges_are_added_up() {
+    let edge = |calls: u64, failed: u64| {
+        finding(Conclusion::Edge(Edge {
+            caller: "shop".to_owned(),
+            callee: "etcd".to_owned(),
+            operation: "range".to_owned(),
+            calls,
+            failed,
+            duration_sum_ns: 500_000_000 * calls,
+            duration_max_ns: 0,
+            confidence: 90,
+        }))
+    };
+    let seen = metrics(&[edge(2, 1), edge(4, 0)]);
+    let one = |name: &str| points(&seen[name])[0].clone();
+    assert_eq!(one("backburn.edge.calls").1, "AsInt(6)");
+    assert_eq!(one("backburn.edge.failed").1, "AsInt(1)");
+    let (attributes, duration) = one("backburn.edge.duration");
+    assert_eq!(duration, "AsDouble(3.0)");
+    has(&attributes, &[("client", "shop"), ("server", "etcd"), ("operation", "range")]);
+    let mut table = EdgeTable::default();
+    let ledger = Ledger::default();
+    for number in 0..2000 {
+        let Item::Finding(found) = edge(1, 0) else { panic!() };
+        let Conclusion::Edge(edge) = &found.conclusion else { panic!() };
+        let edge = Edge { operation: number.to_string(), ..edge.clone() };
+        table.observe(&found.origin, at(1), &edge, &ledger);
+    }
+    assert_eq!(ledger.get("agent_otlp_folded_edges_total", "edges_max"), 2000 - 512);
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn acceptor(grpc: bool) -> TlsAcceptor {
 }
 
 /// What is sent with these files to a receiver that wants a client certificate.
-async fn check(grpc: bool, files: &[&str]) -> (u64, Ledger) {
+async fn check(grpc: bool, files: &[&str], drain: Duration) -> (u64, Ledger) {
     let folder =
         std::env::temp_dir().join(format!("backburn-otlp-tls-{}-{grpc}-{}", std::process::id(), files.len()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -99,14 +99,14 @@ async fn check(grpc: bool, files: &[&str]) -> (u64, Ledger) {
     let (tx, rx) = mpsc::channel(1);
     tx.send(lines(&["one"]).0).await.unwrap();
     drop(tx);
-    exporter.run(rx, Duration::from_millis(1500)).await;
+    exporter.run(rx, drain).await;
     (sent(&ledger), ledger)
 }
 
 #[tokio::test]
 async fn a_client_certificate_opens_a_receiver_that_demands_one() {
     for grpc in [true, false] {
-        let (sent, ledger) = check(grpc, &["ca", "certificate", "key"]).await;
+        let (sent, ledger) = check(grpc, &["ca", "certificate", "key"], Duration::from_secs(5)).await;
         assert_eq!(sent, 1, "{grpc} {:?}", ledger.lines());
     }
 }
@@ -115,7 +115,7 @@ async fn a_client_certificate_opens_a_receiver_that_demands_one() {
 async fn without_certificate_or_trust_nothing_is_sent() {
     for grpc in [true, false] {
         for files in [&["ca"][..], &["certificate", "key"][..]] {
-            let (sent, ledger) = check(grpc, files).await;
+            let (sent, ledger) = check(grpc, files, Duration::from_millis(600)).await;
             assert_eq!((sent, dropped(&ledger, "shutdown")), (0, 1), "{grpc} {files:?} {:?}", ledger.lines());
             assert!(ledger.get("agent_otlp_retries_total", "connection") > 0);
         }

@@ -163,7 +163,7 @@ pub(super) fn free_address() -> Result<SocketAddr> {
 pub(super) fn page_s_shipped(recording: &Path, regression_at_ns: u64) -> Result<Option<f64>> {
     const LEAD_IN_S: u64 = 3_600;
     let replayed = std::process::Command::new(binary()?)
-        .args(["replay", "--lead-in", "1h"])
+        .args(["replay", "--lead-in", "1h", "--no-put-back"])
         .arg(recording)
         .output()
         .context("replay")?;

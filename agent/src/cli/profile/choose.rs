@@ -1,0 +1,188 @@
+//! Which member is profiled, and by which clients. Owns the default (the only local member, else the leader among the local
+//! ones) and the words for what is not permitted, with the command that would be.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use collectors::clock;
+use collectors::discover::{self, Environment};
+use collectors::scrape::{Config as ScrapeConfig, Scraper, StartError};
+use collectors::target::Target;
+use collectors::tls::{self, TlsError};
+use model::ledger::Ledger;
+use model::record::Fact;
+use profile::capture::ProfileTarget;
+use profile::fetch;
+
+use super::page::Pages;
+use crate::cli::{Exit, Failure, tell};
+use crate::config::Config;
+use crate::run::sources;
+
+/// A page of a member under load may take seconds; the window waits for none.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The member, and why this one.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// The member.
+    pub(super) target: Target,
+    /// For people: `the leader of 3 local members`.
+    pub(super) why: String,
+}
+
+/// Where profiles come from.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    /// Address and client, with the member's certificates.
+    pub(super) target: ProfileTarget,
+    /// Whether the member was not known to serve profiles, and its client address is tried all the same.
+    pub(super) guessed: bool,
+}
+
+/// The member of that name, or the default one.
+pub(super) async fn choose(config: &Config, name: Option<&str>) -> Result<Chosen, Failure> {
+    let mut targets = sources::targets(config).await;
+    if targets.is_empty() {
+        for line in sources::looked(config).await {
+            tell(&line);
+        }
+        return Err(Failure::new(Exit::TargetDown, anyhow!("no etcd member found; name one with --config")));
+    }
+    if let Some(name) = name {
+        let known: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
+        let found = targets.into_iter().find(|target| target.name == name);
+        let target = found.ok_or_else(|| {
+            let error = anyhow!("no member is called {name}; there are: {}", known.join(", "));
+            Failure::new(Exit::TargetDown, error)
+        })?;
+        return Ok(with_log(config, Chosen { target, why: "named".to_owned() }).await);
+    }
+    let local = targets.iter().filter(|target| target.local).count();
+    targets.retain(|target| local == 0 || target.local);
+    let (n, place) = (targets.len(), if local == 0 { "known" } else { "local" });
+    if n > 1 {
+        // The leader does the cluster's writes: where it hurts first.
+        for at in 0..n {
+            if let Some(target) = targets.get(at)
+                && leads(target).await
+            {
+                let why = format!("the leader of {n} {place} members");
+                return Ok(with_log(config, Chosen { target: targets.swap_remove(at), why }).await);
+            }
+        }
+    }
+    let first = targets.into_iter().next();
+    let target = first.ok_or_else(|| Failure::new(Exit::TargetDown, anyhow!("no etcd member found")))?;
+    let why = if n == 1 {
+        format!("the only {place} member")
+    } else {
+        format!("the first of {n} {place} members, none of them the leader; --name chooses another")
+    };
+    Ok(with_log(config, Chosen { target, why }).await)
+}
+
+/// A member that was named without its log may be seen on this node with one.
+async fn with_log(config: &Config, mut chosen: Chosen) -> Chosen {
+    let target = &mut chosen.target;
+    if target.log_file.is_none() && target.pid.is_some() {
+        let environment =
+            Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
+        let found = tokio::task::spawn_blocking(move || discover::find(&environment)).await;
+        let same = found.ok().and_then(|found| found.targets.into_iter().find(|one| one.pid == target.pid));
+        target.log_file = same.and_then(|same| same.log_file);
+    }
+    chosen
+}
+
+async fn leads(target: &Target) -> bool {
+    let Ok(Some(mut scraper)) = scraper(target) else { return false };
+    let Fact::Scrape(page) = scraper.scrape().await.fact else { return false };
+    Pages::new(None, Some(&page)).now("etcd_server_is_leader") == Some(1.0)
+}
+
+/// A scraper for single pages; `None` where the member has no metrics address that we may ask.
+pub(super) fn scraper(target: &Target) -> Result<Option<Scraper>, Failure> {
+    if target.metrics_url.is_none() {
+        return Ok(None);
+    }
+    let config =
+        ScrapeConfig { interval: SCRAPE_TIMEOUT * 2, timeout: SCRAPE_TIMEOUT, ..ScrapeConfig::default() };
+    match Scraper::new(target, config, clock::system(), Ledger::default()) {
+        Ok(scraper) => Ok(Some(scraper)),
+        Err(StartError::Tls(error)) => Err(certificate(target, error)),
+        Err(error) => Err(Failure::new(Exit::Config, error)),
+    }
+}
+
+/// Where to fetch profiles. A member that is not known to serve any is asked at its client address: one answer of 404.
+pub(super) async fn endpoint(config: &Config, target: &Target) -> Result<Option<Endpoint>, Failure> {
+    let guessed = target.pprof_url.is_none();
+    let Some(base_url) = target.pprof_url.clone().or_else(|| target.client_url.clone()) else {
+        let named = config.etcd.members.iter().any(|member| member.name == target.name);
+        // Found, but closed to us: discovery leaves out an address whose certificate is not readable.
+        return if named { Ok(None) } else { Err(closed(config, target).await) };
+    };
+    let tls = base_url.starts_with("https://").then(|| tls::client_config(&target.tls)).transpose();
+    let tls = tls.map_err(|error| certificate(target, error))?;
+    let client = fetch::client(tls).map_err(|error| Failure::new(Exit::Config, error))?;
+    let (name, identity) = (target.name.clone(), target.identity.clone());
+    let identity = Arc::new(move || identity.origin());
+    Ok(Some(Endpoint { target: ProfileTarget { name, base_url, client, identity }, guessed }))
+}
+
+/// The refusal of a member whose certificate is not readable, with what discovery saw.
+async fn closed(config: &Config, target: &Target) -> Failure {
+    let seen: Vec<String> = sources::looked(config).await;
+    let denied =
+        seen.iter().filter(|line| line.contains("permission denied") || line.contains("certificate"));
+    let denied: Vec<&str> = denied.map(String::as_str).collect();
+    let why = if denied.is_empty() { "no certificate is readable".to_owned() } else { denied.join("; ") };
+    refused(target, &why)
+}
+
+fn certificate(target: &Target, error: TlsError) -> Failure {
+    match &error {
+        TlsError::Read { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => {
+            refused(target, &error.to_string())
+        }
+        _ => Failure::new(Exit::Config, error),
+    }
+}
+
+/// Not permitted, and the command that would be.
+pub(super) fn refused(target: &Target, why: &str) -> Failure {
+    let command = command(&target.name, is_root());
+    Failure::new(Exit::Privilege, anyhow!("{} may not be profiled: {why}\nrun: {command}", target.name))
+}
+
+/// Root reads every file: what root lacks is a certificate that the member accepts.
+fn command(name: &str, root: bool) -> String {
+    let program = std::env::current_exe().map_or("agent".to_owned(), |path| path.display().to_string());
+    if root {
+        format!(
+            "ETCDCTL_CACERT=CA.crt ETCDCTL_CERT=CLIENT.crt ETCDCTL_KEY=CLIENT.key {program} profile --name {name}"
+        )
+    } else {
+        format!("sudo {program} profile --name {name}")
+    }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::command;
+
+    #[test]
+    fn the_command_asks_for_what_is_missing() {
+        assert!(command("m1", false).starts_with("sudo "));
+        assert!(command("m1", false).ends_with(" profile --name m1"));
+        assert!(command("m1", true).starts_with("ETCDCTL_CACERT="));
+    }
+}

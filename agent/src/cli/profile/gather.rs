@@ -1,0 +1,204 @@
+//! One window of a member: CPU profile, two pages, two readings of the node, its slow lines, then heap and goroutines.
+//!
+//! Owns the order: heap and goroutines come after the CPU profile, which would show them. Refuses to fail for a part that is
+//! missing: each says why instead.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use collectors::host::{self, Host, Watched};
+use collectors::target::Target;
+use model::host::{HostFact, Process};
+use model::ledger::Ledger;
+use model::profile::Stacks;
+use model::record::Fact;
+use model::scrape::Scrape;
+use model::time::{Clock, Stamp};
+use profile::fetch::{self, FetchError};
+use profile::gopprof;
+use tokio::sync::watch;
+
+use super::bar::Bar;
+use super::choose::Endpoint;
+use super::slow::{Slow, Tail};
+
+/// How often the bar is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(200);
+
+/// What the window showed.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    /// When it began.
+    pub(super) at: Stamp,
+    /// How long it was, by the two pages, nanoseconds.
+    pub(super) window_ns: u64,
+    /// Ended by Ctrl-C.
+    pub(super) interrupted: bool,
+    /// Pages at its beginning and end.
+    pub(super) pages: (Option<Scrape>, Option<Scrape>),
+    /// The node at its beginning and end; `None` for a member elsewhere.
+    pub(super) node: (Option<HostFact>, Option<HostFact>),
+    /// CPU.
+    pub(super) cpu: Result<Stacks, Missing>,
+    /// Live heap.
+    pub(super) heap: Result<Stacks, Missing>,
+    /// Goroutines.
+    pub(super) goroutines: Result<Stacks, Missing>,
+    /// Bytes of all profiles as sent.
+    pub(super) bytes: usize,
+    /// How long the heap and goroutine calls took, nanoseconds.
+    pub(super) snapshots_ns: (u64, u64),
+    /// Slow lines; `None` when the log is not known or not readable.
+    pub(super) slow: Option<Slow>,
+    /// CPU time that this process took, nanoseconds.
+    pub(super) own_cpu_ns: Option<u64>,
+}
+
+/// Why a profile is missing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Missing {
+    /// No address to ask.
+    #[error("no pprof endpoint; etcd serves one with --enable-pprof")]
+    NoAddress,
+    /// The member's answer.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// Not what it should be.
+    #[error("bad profile: {0}")]
+    Bad(#[from] gopprof::DecodeError),
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Takes the window.
+pub(super) struct Gatherer<'a> {
+    /// The member.
+    pub(super) target: &'a Target,
+    /// Its profiles.
+    pub(super) endpoint: Option<&'a Endpoint>,
+    /// Its metrics.
+    pub(super) scraper: Option<collectors::scrape::Scraper>,
+    /// Time.
+    pub(super) clock: &'a Clock,
+}
+
+impl Gatherer<'_> {
+    /// All of it; takes the window's length and a few seconds at most.
+    pub(super) async fn gather(mut self, length: Duration, bar: Option<Bar>) -> Gathered {
+        let mut host = self.host();
+        let tail = self.target.log_file.as_deref().and_then(Tail::begin);
+        let (first_page, first_node) = self.look(&mut host).await;
+        let at = self.clock.now();
+        let (cpu, interrupted) = self.window(length, bar).await;
+        let window_ns = self.clock.now().since_ns(at);
+        let (last_page, last_node) = self.look(&mut host).await;
+        let before = self.clock.now();
+        let heap = self.snapshot(fetch::Endpoint::Heap, (&cpu, interrupted)).await;
+        let between = self.clock.now();
+        let goroutines = self.snapshot(fetch::Endpoint::Goroutine, (&cpu, interrupted)).await;
+        let end = self.clock.now();
+        let bodies = [&cpu, &heap, &goroutines];
+        let bytes = bodies.iter().filter_map(|body| Some(body.as_ref().ok()?.len())).sum();
+        let decode = |body: Result<Vec<u8>, Missing>, endpoint: fetch::Endpoint, at: Stamp| {
+            body.and_then(|body| Ok(gopprof::decode(&body, endpoint.kind(), at)?.0))
+        };
+        let cpu = decode(cpu, fetch::Endpoint::Cpu { seconds: 0 }, at);
+        let heap = decode(heap, fetch::Endpoint::Heap, before);
+        let goroutines = decode(goroutines, fetch::Endpoint::Goroutine, between);
+        let own = |fact: &Option<HostFact>| Some(process(fact.as_ref()?, std::process::id())?.cpu_ns);
+        let own_end = own(&host.read().await.ok());
+        let own_cpu_ns = own_end.zip(own(&first_node)).map(|(end, begin)| end.saturating_sub(begin));
+        let (first_node, last_node) = if self.target.local { (first_node, last_node) } else { (None, None) };
+        Gathered {
+            at,
+            window_ns,
+            interrupted,
+            pages: (first_page, last_page),
+            node: (first_node, last_node),
+            cpu,
+            heap,
+            goroutines,
+            bytes,
+            snapshots_ns: (between.since_ns(before), end.since_ns(between)),
+            slow: tail.and_then(|tail| tail.end(end.wall_ns)),
+            own_cpu_ns,
+        }
+    }
+
+    fn host(&self) -> Host {
+        let pids = self.target.pid.into_iter().chain([std::process::id()]);
+        let watched = pids.map(|pid| Watched { pid, role: None }).collect();
+        let (_, watched) = watch::channel(watched);
+        Host::new(PathBuf::from("/"), host::Config::default(), watched, self.clock.clone(), Ledger::default())
+    }
+
+    async fn look(&mut self, host: &mut Host) -> (Option<Scrape>, Option<HostFact>) {
+        let page = async {
+            match self.scraper.as_mut()?.scrape().await.fact {
+                Fact::Scrape(page) => Some(page),
+                _ => None,
+            }
+        };
+        let (page, node) = tokio::join!(page, host.read());
+        (page, node.ok())
+    }
+
+    /// The CPU profile, and the whole window even where there is none.
+    async fn window(&self, length: Duration, mut bar: Option<Bar>) -> (Result<Vec<u8>, Missing>, bool) {
+        let seconds = u32::try_from(length.as_secs()).unwrap_or(1).max(1);
+        let at = self.clock.now();
+        let profile = async {
+            let cpu = self.fetch(fetch::Endpoint::Cpu { seconds }).await;
+            let passed = Duration::from_nanos(self.clock.now().since_ns(at));
+            if cpu.is_err() {
+                tokio::time::sleep(length.saturating_sub(passed)).await;
+            }
+            cpu
+        };
+        tokio::pin!(profile);
+        let stop = tokio::signal::ctrl_c();
+        tokio::pin!(stop);
+        let mut draw = tokio::time::interval(DRAW_EVERY);
+        loop {
+            tokio::select! {
+                cpu = &mut profile => return (cpu, false),
+                _ = &mut stop => return (Err(Missing::Interrupted), true),
+                _ = draw.tick() => if let Some(bar) = &mut bar {
+                    bar.draw(Duration::from_nanos(self.clock.now().since_ns(at)), length);
+                },
+            }
+        }
+    }
+
+    async fn fetch(&self, what: fetch::Endpoint) -> Result<Vec<u8>, Missing> {
+        let endpoint = self.endpoint.ok_or(Missing::NoAddress)?;
+        let body = fetch::get(&endpoint.target.client, &endpoint.target.base_url, what).await;
+        body.map_err(|error| match error {
+            FetchError::NotPermitted(_) | FetchError::AnotherProfileRunning => error.into(),
+            // Not where etcd said that it serves them: whatever answers there, it is not pprof.
+            _ if endpoint.guessed => FetchError::NoEndpoint.into(),
+            error => error.into(),
+        })
+    }
+
+    /// Heap or goroutines; not asked for where the CPU's answer says that nobody serves them.
+    async fn snapshot(
+        &self,
+        what: fetch::Endpoint,
+        (cpu, interrupted): (&Result<Vec<u8>, Missing>, bool),
+    ) -> Result<Vec<u8>, Missing> {
+        match cpu {
+            _ if interrupted => Err(Missing::Interrupted),
+            Ok(_) | Err(Missing::Fetch(FetchError::AnotherProfileRunning | FetchError::Torn(_))) => {
+                self.fetch(what).await
+            }
+            Err(why) => Err(why.clone()),
+        }
+    }
+}
+
+/// One process of a reading.
+pub(super) fn process(fact: &HostFact, pid: u32) -> Option<&Process> {
+    fact.processes.iter().find(|process| process.pid == pid)
+}

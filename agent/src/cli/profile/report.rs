@@ -1,0 +1,309 @@
+//! What is told of one window, line by line. Owns the layout of the report and what makes up its first line.
+
+use model::host::HostFact;
+use model::profile::{FunctionCounts, Stacks};
+use profile::counts;
+use profile::fetch::FetchError;
+
+use super::choose::Chosen;
+use super::decide::{self, Signs, cores, duration, percent, size};
+use super::gather::{Gathered, Missing, process};
+use super::hot::{self, Work, short};
+use super::page::Pages;
+
+/// Functions that are shown of the CPU profile: what fits on a screen with the rest.
+const CPU_SHOWN: usize = 10;
+/// Functions of the heap, stacks of goroutines.
+const OTHERS_SHOWN: usize = 5;
+/// Frames of a goroutine stack, the innermost that are not the runtime's.
+const FRAMES_SHOWN: usize = 3;
+
+/// All lines; the first is the answer.
+pub(super) fn lines(chosen: &Chosen, seen: &Gathered) -> Vec<String> {
+    let pages = Pages::new(seen.pages.0.as_ref(), seen.pages.1.as_ref());
+    let signs = signs(chosen, seen, &pages);
+    let decision = decide::decide(&signs);
+    let mut lines = vec![match &seen.cpu {
+        Ok(_) => decision.line,
+        Err(missing) => format!("{}; {}", without(missing), decision.line),
+    }];
+    lines.extend(decision.also.iter().map(|also| format!("also: {also}")));
+    lines.push(member(chosen, seen, &pages));
+    lines.extend(server(seen, &pages, &signs));
+    lines.extend(node(seen));
+    if let Ok(stacks) = &seen.cpu {
+        lines.extend(cpu(stacks, signs.garbage.as_ref().map(|hot| hot.share)));
+    }
+    match &seen.heap {
+        Ok(stacks) => lines.extend(heap(stacks)),
+        Err(missing) => lines.push(format!("heap: not captured ({missing})")),
+    }
+    match &seen.goroutines {
+        Ok(stacks) => lines.extend(goroutines(stacks)),
+        Err(_) => lines.push(match pages.now("go_goroutines") {
+            Some(n) => format!("goroutines: {n:.0} (stacks not captured)"),
+            None => "goroutines: not known".to_owned(),
+        }),
+    }
+    lines.push(cost(seen));
+    lines
+}
+
+/// Why there is no CPU profile, for the first line.
+fn without(missing: &Missing) -> String {
+    match missing {
+        Missing::Interrupted => "interrupted, no CPU profile".to_owned(),
+        Missing::Fetch(FetchError::NoEndpoint) | Missing::NoAddress => {
+            "no CPU profile: no pprof endpoint (etcd serves one with --enable-pprof)".to_owned()
+        }
+        missing => format!("no CPU profile: {missing}"),
+    }
+}
+
+fn signs(chosen: &Chosen, seen: &Gathered, pages: &Pages<'_>) -> Signs {
+    let window_s = seconds(seen.window_ns);
+    let (before, after) = (seen.node.0.as_ref(), seen.node.1.as_ref());
+    let spent = before.zip(after).and_then(|(before, after)| Spent::between(before, after));
+    // The kernel's account in 10 ms steps, of exactly the window; the page's counter for a member elsewhere.
+    let local = chosen.target.pid.and_then(|pid| {
+        let (before, after) = (process(before?, pid)?, process(after?, pid)?);
+        let same = before.started_ticks == after.started_ticks;
+        same.then(|| seconds(after.cpu_ns.saturating_sub(before.cpu_ns)))
+    });
+    let used_s = local.or_else(|| pages.grown("process_cpu_seconds_total"));
+    let by_profile = || {
+        let counts = counts::of(seen.cpu.as_ref().ok()?);
+        Some(seconds(counts.total) / seconds(counts.duration_ns).max(0.001))
+    };
+    // GOMAXPROCS is told by newer versions only; it is what the Go runtime may use.
+    let allowed = pages.now("go_sched_gomaxprocs_threads");
+    let on_node = after.map(|fact| f64::from(fact.cpus));
+    let pause_s = pages
+        .gained("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds")
+        .map(|(_, milliseconds)| milliseconds / 1_000.0);
+    let share = |work| seen.cpu.as_ref().ok().and_then(|stacks| hot::share(stacks, work));
+    Signs {
+        window_s,
+        cores: match (allowed, on_node) {
+            (Some(allowed), Some(on_node)) => Some(allowed.min(on_node)),
+            (allowed, on_node) => allowed.or(on_node),
+        },
+        used: used_s.map(|used| used / window_s.max(0.001)).or_else(by_profile),
+        steal: spent.as_ref().map(|spent| spent.steal),
+        node_busy: spent.as_ref().map(|spent| spent.busy),
+        memory_available: after.map(|fact| fact.memory_available_bytes),
+        fsync: pages.p99("etcd_disk_wal_fsync_duration_seconds"),
+        commit: pages.p99("etcd_disk_backend_commit_duration_seconds"),
+        compaction_pause: pause_s.map(|pause| pause / window_s.max(0.001)),
+        range: share(Work::Range),
+        compaction: share(Work::Compaction),
+        garbage: share(Work::Garbage),
+        slow_ranges: seen.slow.as_ref().map(super::slow::Slow::ranges),
+    }
+}
+
+/// Where the node's CPU time went, as shares.
+struct Spent {
+    busy: f64,
+    steal: f64,
+    iowait: f64,
+}
+
+impl Spent {
+    fn between(before: &HostFact, after: &HostFact) -> Option<Spent> {
+        let grown = |of: fn(&HostFact) -> u64| of(after).saturating_sub(of(before)) as f64;
+        let (idle, iowait) = (grown(|fact| fact.cpu.idle_ns), grown(|fact| fact.cpu.iowait_ns));
+        let steal = grown(|fact| fact.cpu.steal_ns);
+        let busy = grown(|fact| fact.cpu.user_ns) + grown(|fact| fact.cpu.system_ns) + steal;
+        let all = busy + idle + iowait;
+        (all > 0.0).then(|| Spent { busy: busy / all, steal: steal / all, iowait: iowait / all })
+    }
+}
+
+fn member(chosen: &Chosen, seen: &Gathered, pages: &Pages<'_>) -> String {
+    let target = &chosen.target;
+    let version = pages.label("etcd_server_version", "server_version");
+    let version = version.map_or(String::new(), |version| format!(", etcd {version}"));
+    let address = target.client_url.as_ref().or(target.metrics_url.as_ref());
+    let address = address.map_or(String::new(), |address| format!(" at {address}"));
+    let cut = if seen.interrupted { ", interrupted" } else { "" };
+    let window = seconds(seen.window_ns);
+    format!("member {} ({}{version}){address}, {window:.1} s{cut}", target.name, chosen.why)
+}
+
+fn server(seen: &Gathered, pages: &Pages<'_>, signs: &Signs) -> Vec<String> {
+    let unknown = || "not known".to_owned();
+    let p99 = |p99: Option<decide::P99>| p99.map_or_else(|| "no observation".to_owned(), decide::P99::told);
+    let mut cpu = signs.used.map_or_else(unknown, |used| format!("{} used", cores(used)));
+    if let Some(of) = signs.cores {
+        cpu += &format!(" (it may use {of:.0})");
+    }
+    let rss = pages.now("process_resident_memory_bytes").map_or_else(unknown, |bytes| size(bytes as u64));
+    let garbage = pages
+        .gained("go_gc_duration_seconds")
+        .map_or_else(unknown, |(cycles, paused)| format!("{cycles:.0} cycles, paused {}", duration(paused)));
+    let applies = pages.grown("etcd_server_slow_apply_total");
+    let applies = applies.map_or(String::new(), |n| format!("; slow applies by etcd's counter: {n:.0}"));
+    let slow = seen
+        .slow
+        .as_ref()
+        .map_or_else(|| "the member's log is not known".to_owned(), super::slow::Slow::told);
+    let mut lines = Vec::new();
+    if pages.now("process_resident_memory_bytes").is_none() {
+        lines.push("metrics: the member's page did not come".to_owned());
+    }
+    lines.push(format!("CPU {cpu}, RSS {rss}, GC {garbage}"));
+    lines.push(format!("WAL fsync p99 {}, backend commit p99 {}", p99(signs.fsync), p99(signs.commit)));
+    lines.push(format!("slow lines: {slow}{applies}"));
+    lines
+}
+
+fn node(seen: &Gathered) -> Option<String> {
+    let (before, after) = (seen.node.0.as_ref()?, seen.node.1.as_ref()?);
+    let spent = Spent::between(before, after)?;
+    let busy_ms = |disk: &model::host::Disk| {
+        let same = before.disks.iter().find(|known| known.name == disk.name)?;
+        Some(disk.busy_ms.saturating_sub(same.busy_ms))
+    };
+    let busiest = after.disks.iter().filter_map(|disk| Some((busy_ms(disk)?, &disk.name))).max();
+    let disk = busiest.map_or(String::new(), |(busy, name)| {
+        format!(", disk {name} busy {}", percent((busy as f64 * 1e6 / seen.window_ns.max(1) as f64).min(1.0)))
+    });
+    Some(format!(
+        "node: {} CPUs {} busy, steal {}, iowait {}{disk}, {} available",
+        after.cpus,
+        percent(spent.busy),
+        percent(spent.steal),
+        percent(spent.iowait),
+        size(after.memory_available_bytes)
+    ))
+}
+
+fn cpu(stacks: &Stacks, garbage: Option<f64>) -> Vec<String> {
+    let counts = counts::of(stacks);
+    let (total, length) = (seconds(counts.total), seconds(counts.duration_ns));
+    let garbage =
+        garbage.map_or(String::new(), |share| format!(", {} in garbage collection", percent(share)));
+    let mut lines = vec![
+        format!("CPU profile: {} samples, {total:.2} s in {length:.1} s{garbage}", counts.samples),
+        format!("{:>7} {:>8} {:>7} {:>8}  function", "self", "", "total", ""),
+    ];
+    for function in top(&counts, CPU_SHOWN) {
+        let share = |value: u64| percent(value as f64 / counts.total.max(1) as f64);
+        lines.push(format!(
+            "{:>7} {:>6.2} s {:>7} {:>6.2} s  {}",
+            share(function.own),
+            seconds(function.own),
+            share(function.total),
+            seconds(function.total),
+            shown(&function.name)
+        ));
+    }
+    lines
+}
+
+fn heap(stacks: &Stacks) -> Vec<String> {
+    let counts = counts::of(stacks);
+    let mut lines = vec![format!("heap in use: {} (as of the last garbage collection)", size(counts.total))];
+    for function in top(&counts, OTHERS_SHOWN) {
+        let share = percent(function.own as f64 / counts.total.max(1) as f64);
+        lines.push(format!("{share:>7} {:>10}  {}", size(function.own), shown(&function.name)));
+    }
+    lines
+}
+
+fn goroutines(stacks: &Stacks) -> Vec<String> {
+    let total: i64 = stacks.samples.iter().map(|sample| sample.value).sum();
+    let mut samples: Vec<_> = stacks.samples.iter().collect();
+    samples.sort_by_key(|sample| std::cmp::Reverse(sample.value));
+    let mut lines = vec![format!("goroutines: {total}")];
+    for sample in samples.iter().take(OTHERS_SHOWN) {
+        let name = |frame: &u32| {
+            let frame = stacks.frames.get(usize::try_from(*frame).ok()?)?;
+            let function = stacks.functions.get(usize::try_from(frame.function).ok()?)?;
+            Some(function.name.as_str())
+        };
+        let names: Vec<&str> = sample.frames.iter().filter_map(name).collect();
+        let ours: Vec<String> = names
+            .iter()
+            .filter(|name| !name.starts_with("runtime."))
+            .take(FRAMES_SHOWN)
+            .map(|name| shown(name))
+            .collect();
+        let stack = if ours.is_empty() {
+            names.first().map_or(String::new(), |name| shown(name))
+        } else {
+            ours.join(" < ")
+        };
+        lines.push(format!("{:>7}  {stack}", sample.value));
+    }
+    lines
+}
+
+fn cost(seen: &Gathered) -> String {
+    let (heap, goroutines) = seen.snapshots_ns;
+    let own = seen.own_cpu_ns.map_or("not known".to_owned(), |own| format!("{:.2} s", seconds(own)));
+    let mut calls = Vec::new();
+    if seen.cpu.is_ok() {
+        calls.push("CPU sampling at 100 Hz".to_owned());
+    }
+    if seen.heap.is_ok() {
+        calls.push(format!("heap call {}", duration(seconds(heap))));
+    }
+    if seen.goroutines.is_ok() {
+        calls.push(format!("goroutine call {}", duration(seconds(goroutines))));
+    }
+    let pages = [&seen.pages.0, &seen.pages.1];
+    let pages: Vec<u64> = pages.iter().filter_map(|page| Some(page.as_ref()?.body_bytes)).collect();
+    calls.push(format!("{} metrics pages ({})", pages.len(), size(pages.iter().sum())));
+    let bytes = size(u64::try_from(seen.bytes).unwrap_or(u64::MAX));
+    format!("cost: {}, {bytes} of profiles fetched, agent CPU {own}", calls.join(", "))
+}
+
+fn top(counts: &FunctionCounts, n: usize) -> impl Iterator<Item = &model::profile::FunctionCount> {
+    let mut functions: Vec<_> = counts.functions.iter().filter(|function| function.own > 0).collect();
+    functions.sort_by_key(|function| (std::cmp::Reverse(function.own), std::cmp::Reverse(function.total)));
+    functions.into_iter().take(n)
+}
+
+/// Names come from the profiled process: nothing that moves a terminal's cursor.
+fn shown(name: &str) -> String {
+    short(name).chars().filter(|c| !c.is_control()).take(160).collect()
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_drive_a_terminal() {
+        assert_eq!(shown("go.etcd.io/x.\u{1b}[2Jf\n"), "x.[2Jf");
+        assert_eq!(shown(&"x".repeat(1_000)).len(), 160);
+    }
+
+    #[test]
+    fn shares_of_the_node_add_up() {
+        let mut after = HostFact::default();
+        after.cpu.user_ns = 50;
+        after.cpu.steal_ns = 25;
+        after.cpu.idle_ns = 25;
+        let spent = Spent::between(&HostFact::default(), &after).unwrap();
+        assert_eq!((spent.busy, spent.steal, spent.iowait), (0.75, 0.25, 0.0));
+        assert!(Spent::between(&after, &after).is_none());
+    }
+
+    #[test]
+    fn the_first_line_says_why_there_is_no_profile() {
+        let check = |missing: Missing, expected: &str| assert_eq!(without(&missing), expected);
+        check(Missing::Interrupted, "interrupted, no CPU profile");
+        check(
+            FetchError::NoEndpoint.into(),
+            "no CPU profile: no pprof endpoint (etcd serves one with --enable-pprof)",
+        );
+        check(FetchError::AnotherProfileRunning.into(), "no CPU profile: another cpu profile is running");
+    }
+}
