@@ -20,3 +20,5 @@ mod logs;
 mod rollback;
 // A recording replays to the same lines in any zone; cut and changed files are told apart.
 mod replay;
+// OTLP receivers at their worst: the agent stays well, lines arrive, drops are counted.
+mod receiver;
