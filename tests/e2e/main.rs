@@ -22,3 +22,5 @@ mod rollback;
 mod replay;
 // OTLP receivers at their worst: the agent stays well, lines arrive, drops are counted.
 mod receiver;
+// Without configuration: members are found, read, never written; a broken reload changes nothing.
+mod zero_config;
