@@ -101,15 +101,14 @@ fn reload_keeps_what_works() -> Result<()> {
             let kinds = ours(board, member)?["latencies"].as_array()?.clone();
             kinds.iter().map(|latency| latency["n"].as_u64()).sum::<Option<u64>>()
         };
-        let before = agent.wait_for("the member", SOON, &reads)?;
+        let before = agent.wait_for("the member", SOON, reads)?;
         agent.wait_for("further probes", SOON, |board| reads(board).filter(|now| *now > before))?;
         seat.configure(&format!("{members}node: renamed\n"))?;
         agent.agent.signal(Signal::Hup)?;
         wait_for_reload(&agent, true)?;
     }
-    let renamed = |board: &Value| {
-        (ours(board, member)?.pointer("/origin/node")?.as_str()? == "renamed").then_some(())
-    };
+    let renamed =
+        |board: &Value| (ours(board, member)?.pointer("/origin/node")?.as_str()? == "renamed").then_some(());
     agent.wait_for("the new name", SOON, renamed)?;
     ensure!(agent.agent.stderr().contains("intervall"), "it does not say what is wrong");
     agent.stop()
