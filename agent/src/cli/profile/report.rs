@@ -91,6 +91,7 @@ fn signs(chosen: &Chosen, seen: &Gathered, pages: &Pages<'_>) -> Signs {
         used: used_s.map(|used| used / window_s.max(0.001)).or_else(by_profile),
         steal: spent.as_ref().map(|spent| spent.steal),
         node_busy: spent.as_ref().map(|spent| spent.busy),
+        waited: seen.waited_ns.map(|waited| seconds(waited) / window_s.max(0.001)),
         memory_available: after.map(|fact| fact.memory_available_bytes),
         fsync: pages.p99("etcd_disk_wal_fsync_duration_seconds"),
         commit: pages.p99("etcd_disk_backend_commit_duration_seconds"),
@@ -138,10 +139,13 @@ fn server(seen: &Gathered, pages: &Pages<'_>, signs: &Signs) -> Vec<String> {
     if let Some(of) = signs.cores {
         cpu += &format!(" (it may use {of:.0})");
     }
+    if let Some(waited) = signs.waited {
+        cpu += &format!(", waited for {}", cores(waited));
+    }
     let rss = pages.now("process_resident_memory_bytes").map_or_else(unknown, |bytes| size(bytes as u64));
     let garbage = pages
         .gained("go_gc_duration_seconds")
-        .map_or_else(unknown, |(cycles, paused)| format!("{cycles:.0} cycles, paused {}", duration(paused)));
+        .map_or_else(unknown, |(cycles, paused)| format!("cycles {cycles:.0}, paused {}", duration(paused)));
     let applies = pages.grown("etcd_server_slow_apply_total");
     let applies = applies.map_or(String::new(), |n| format!("; slow applies by etcd's counter: {n:.0}"));
     let slow = seen
@@ -185,7 +189,7 @@ fn cpu(stacks: &Stacks, garbage: Option<f64>) -> Vec<String> {
     let garbage =
         garbage.map_or(String::new(), |share| format!(", {} in garbage collection", percent(share)));
     let mut lines = vec![
-        format!("CPU profile: {} samples, {total:.2} s in {length:.1} s{garbage}", counts.samples),
+        format!("CPU profile: samples {}, {total:.2} s in {length:.1} s{garbage}", counts.samples),
         format!("{:>7} {:>8} {:>7} {:>8}  function", "self", "", "total", ""),
     ];
     for function in top(&counts, CPU_SHOWN) {
