@@ -12,3 +12,9 @@ mod processes;
 mod binary;
 // Every release line: metrics, probes, board and check, over each protocol and compression.
 mod versions;
+// Members killed, frozen and deposed: probes tell which, and no rollout is blamed.
+mod faults;
+// Log lines: slow ones become spans, keys stay, no line is lost over restarts and crashes.
+mod logs;
+// The main job: a bad rollout, one signed signal, its end; and the agent killed in between.
+mod rollback;

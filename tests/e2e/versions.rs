@@ -111,12 +111,11 @@ fn the_sink_has_all(sink: &Sink, cluster: &Cluster, shipping: &Shipping) {
             let instance = |address: String| {
                 ours.iter().any(|series| series.resource.get("service.instance.id") == Some(&address))
             };
-            let probed: BTreeSet<&str> = ours
-                .iter()
-                .filter(|series| series.name == "etcd.client.probe.duration")
-                .flat_map(|series| &series.points)
-                .filter(|point| point.get("etcd.probe.outcome").is_some_and(|outcome| outcome == "ok"))
-                .filter_map(|point| point.get("etcd.probe.kind").map(String::as_str))
+            let outcomes = flat::outcomes(&sink.received(), member.name());
+            let probed: BTreeSet<&str> = outcomes
+                .keys()
+                .filter(|(_, outcome)| outcome == "ok")
+                .map(|(kind, _)| kind.as_str())
                 .collect();
             let whole = named("etcd_disk_wal_fsync_duration_seconds")
                 && named("up")

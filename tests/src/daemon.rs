@@ -34,7 +34,7 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 /// Commands that end by themselves.
 const COMMAND_MAX: Duration = Duration::from_secs(20);
 
-/// A folder for one story, removed at its end; one whose story failed stays for whoever looks.
+/// A folder for one story, removed at its end; one whose story failed stays for whoever looks, all do with `KEEP=1`.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
 
@@ -79,7 +79,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !thread::panicking() {
+        if !thread::panicking() && env::var_os("KEEP").is_none() {
             fs::remove_dir_all(&self.0).ok();
         }
     }

@@ -11,6 +11,7 @@ pub mod etcd;
 pub mod http;
 mod listen;
 pub mod process;
+pub mod service;
 pub mod sink;
 mod sys;
 pub mod webhook;

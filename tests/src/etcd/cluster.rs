@@ -170,6 +170,23 @@ impl Cluster {
         found.transpose().context("value is not base64")
     }
 
+    /// Runs `act` while every member but the leader is frozen for `stall`: what needs a quorum takes that long, and no
+    /// election begins where `stall` is well below a second.
+    pub fn stalled<T>(&self, stall: Duration, act: impl FnOnce(&Member) -> Result<T>) -> Result<T> {
+        let leader = self.leader()?;
+        let followers = || self.members.iter().filter(|member| member.name() != leader.name());
+        followers().try_for_each(Member::pause)?;
+        thread::scope(|scope| {
+            let thaw = scope.spawn(|| {
+                thread::sleep(stall);
+                followers().try_for_each(Member::resume)
+            });
+            let done = act(leader);
+            thaw.join().map_err(|_| anyhow::anyhow!("the thawing thread panicked"))??;
+            done
+        })
+    }
+
     /// SIGTERM to one member after the other, the leader last: all at once, the leader would wait for seconds to hand
     /// over to a member that is going too.
     pub fn stop(&self) -> Result<()> {
@@ -198,8 +215,8 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.members.clear();
-        // A test that failed leaves its logs behind for whoever looks.
-        if self.is_dir_ours && !thread::panicking() {
+        // A test that failed leaves its logs behind for whoever looks, every one does with `KEEP=1`.
+        if self.is_dir_ours && !thread::panicking() && env::var_os("KEEP").is_none() {
             fs::remove_dir_all(&self.dir).ok();
         }
     }

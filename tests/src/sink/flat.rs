@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
     logs::v1::LogRecord,
-    metrics::v1::{Metric, metric::Data},
+    metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point::Value as Number},
     resource::v1::Resource,
     trace::v1::Span,
 };
@@ -24,8 +24,17 @@ pub struct Series {
     pub resource: Attributes,
     /// Its name.
     pub name: String,
-    /// Attributes of each of its points.
-    pub points: Vec<Attributes>,
+    /// Its points.
+    pub points: Vec<Point>,
+}
+
+/// One point.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// Its own attributes.
+    pub attributes: Attributes,
+    /// The number, or of a distribution the count.
+    pub value: f64,
 }
 
 /// One log record.
@@ -70,6 +79,32 @@ pub fn metrics(received: &[Arc<Received>]) -> Vec<Series> {
             for metric in batch.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
                 let (name, points) = (metric.name.clone(), points(metric));
                 all.push(Series { resource: resource.clone(), name, points });
+            }
+        }
+    }
+    all
+}
+
+/// Probes of one member that ended in some way, by kind and outcome, since the agent started.
+pub fn outcomes(received: &[Arc<Received>], member: &str) -> BTreeMap<(String, String), u64> {
+    let name = member.to_owned();
+    let mut all = BTreeMap::new();
+    for request in received.iter().filter_map(|one| match &one.payload {
+        Payload::Metrics(request) => Some(request),
+        _ => None,
+    }) {
+        for batch in &request.resource_metrics {
+            // Looked at first: most of what arrives are pages of etcd, and stories ask often.
+            let ours = batch.scope_metrics.iter().flat_map(|scope| &scope.metrics);
+            let mut ours = ours.filter(|metric| metric.name == "etcd.client.probe.duration").peekable();
+            if ours.peek().is_none() || resource(batch.resource.as_ref()).get("etcd.member.name") != Some(&name) {
+                continue;
+            }
+            for point in ours.flat_map(points) {
+                let of = |key: &str| point.attributes.get(key).cloned().unwrap_or_default();
+                let count: &mut u64 = all.entry((of("etcd.probe.kind"), of("etcd.probe.outcome"))).or_default();
+                // Cumulative: the latest is the largest.
+                *count = point.value.max(*count as f64) as u64;
             }
         }
     }
@@ -122,16 +157,29 @@ pub fn spans(received: &[Arc<Received>]) -> Vec<Spanned> {
     all
 }
 
-fn points(metric: &Metric) -> Vec<Attributes> {
-    let of = |points: Vec<&Vec<KeyValue>>| points.into_iter().map(|point| attributes(point)).collect();
+fn points(metric: &Metric) -> Vec<Point> {
+    let number = |point: &NumberDataPoint| Point {
+        attributes: attributes(&point.attributes),
+        value: match point.value {
+            Some(Number::AsDouble(value)) => value,
+            Some(Number::AsInt(value)) => value as f64,
+            None => f64::NAN,
+        },
+    };
+    let counted =
+        |pairs: &[KeyValue], count: u64| Point { attributes: attributes(pairs), value: count as f64 };
     match &metric.data {
-        Some(Data::Gauge(data)) => of(data.data_points.iter().map(|point| &point.attributes).collect()),
-        Some(Data::Sum(data)) => of(data.data_points.iter().map(|point| &point.attributes).collect()),
-        Some(Data::Histogram(data)) => of(data.data_points.iter().map(|point| &point.attributes).collect()),
-        Some(Data::ExponentialHistogram(data)) => {
-            of(data.data_points.iter().map(|point| &point.attributes).collect())
+        Some(Data::Gauge(data)) => data.data_points.iter().map(number).collect(),
+        Some(Data::Sum(data)) => data.data_points.iter().map(number).collect(),
+        Some(Data::Histogram(data)) => {
+            data.data_points.iter().map(|point| counted(&point.attributes, point.count)).collect()
         }
-        Some(Data::Summary(data)) => of(data.data_points.iter().map(|point| &point.attributes).collect()),
+        Some(Data::ExponentialHistogram(data)) => {
+            data.data_points.iter().map(|point| counted(&point.attributes, point.count)).collect()
+        }
+        Some(Data::Summary(data)) => {
+            data.data_points.iter().map(|point| counted(&point.attributes, point.count)).collect()
+        }
         None => Vec::new(),
     }
 }
