@@ -137,7 +137,11 @@ fn a_killed_member_then_no_majority(version: Version) -> Result<()> {
     stage.see_more([survivor], &["linearizable_read", "lease_grant"], &unanswered)?;
     stage.see_more([survivor], &["serializable_read"], &["ok"])?;
     let failed = stage.failures(survivor, "serializable_read") - stale;
-    ensure!(failed == 0, "{failed} serializable reads failed without a majority: {:?}", stage.outcomes(survivor));
+    ensure!(
+        failed == 0,
+        "{failed} serializable reads failed without a majority: {:?}",
+        stage.outcomes(survivor)
+    );
     stage.agent.wait_for("a burning availability", SOON, |board| {
         let burns = daemon::findings(board, "burn");
         burns.iter().any(|burn| burn["slo"] == "availability" && burn["firing"] == true).then_some(())

@@ -70,7 +70,8 @@ fn slow_lines_become_spans(version: Version, logger: Logger) -> Result<()> {
     no_key_has_left(&sink, &seat)?;
 
     // The canaries were there to be found: etcd's own log spells them.
-    let spelled = cluster.into_iter().any(|member| fs::read(member.log_path()).is_ok_and(|log| has_canary(&log)));
+    let spelled =
+        cluster.into_iter().any(|member| fs::read(member.log_path()).is_ok_and(|log| has_canary(&log)));
     ensure!(spelled, "etcd did not log the key: nothing was proven");
     Ok(())
 }
@@ -82,7 +83,8 @@ fn leads_to_etcd(spans: &[flat::Spanned], trace: &str) -> bool {
     };
     let service = |span: &flat::Spanned| span.resource.get("service.name").cloned().unwrap_or_default();
     of_trace.iter().filter(|span| service(span) == "etcd").any(|span| {
-        let call = parent(span).filter(|call| service(call) == "orders" && ["put", "range"].contains(&call.span.name.as_str()));
+        let call = parent(span)
+            .filter(|call| service(call) == "orders" && ["put", "range"].contains(&call.span.name.as_str()));
         let root = call.and_then(parent).filter(|root| root.span.parent_span_id.is_empty());
         let inside = call.is_some_and(|call| {
             call.span.start_time_unix_nano <= span.span.start_time_unix_nano

@@ -140,7 +140,8 @@ rollback:
     }
 
     fn agent_said(&self) -> String {
-        let said = std::fs::read_to_string(self.seat.folder().path().join("agent.stderr")).unwrap_or_default();
+        let said =
+            std::fs::read_to_string(self.seat.folder().path().join("agent.stderr")).unwrap_or_default();
         let lines: Vec<&str> = said.lines().collect();
         lines.split_at(lines.len().saturating_sub(6)).1.join("\n")
     }
@@ -157,7 +158,10 @@ fn verify(received: &Received) -> Result<()> {
     mac.update(format!("{id}.{at}.").as_bytes());
     mac.update(&received.body);
     let wanted = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
-    ensure!(received.header("webhook-signature").split(' ').any(|one| one == wanted), "not signed: {received:?}");
+    ensure!(
+        received.header("webhook-signature").split(' ').any(|one| one == wanted),
+        "not signed: {received:?}"
+    );
     let sent: i64 = at.parse().context("webhook-timestamp")?;
     let now = received.at.duration_since(std::time::SystemTime::UNIX_EPOCH)?.as_secs();
     ensure!(sent.abs_diff(i64::try_from(now)?) <= 5, "signed at {sent}, arrived at {now}");
@@ -178,7 +182,9 @@ fn one_signal_and_its_end(version: Version) -> Result<()> {
         let data = &signal["data"];
         ensure!(data["target"] == "orders" && data["revision"] == "v2", "{signal:#}");
         ensure!(data["state"] == "rollback" && data["dry_run"] == false, "{signal:#}");
-        ensure!(data["valid_until"].as_str().is_some_and(|until| until > signal["time"].as_str().unwrap_or("~")));
+        ensure!(
+            data["valid_until"].as_str().is_some_and(|until| until > signal["time"].as_str().unwrap_or("~"))
+        );
         ensure!(data["evidence"]["sentence"].as_str().is_some_and(|text| text.len() > 20), "{signal:#}");
         ensure!(data["evidence"]["trace_ids"].as_array().is_some_and(|ids| !ids.is_empty()), "{signal:#}");
         let stored = data["evidence"]["stored_at"].as_str().context("no place of the evidence")?;

@@ -68,13 +68,12 @@ fn the_board_shows_all(agent: &daemon::Daemon, cluster: &Cluster, version: Versi
         .wait_for("all members with state, page and latencies", SOON, |board| {
             let whole = |name: &str| {
                 let member = daemon::member(board, name)?;
-                let asked = PROBES.iter().all(|kind| {
-                    daemon::probes(board, name, kind).is_some_and(|(n, failed)| n > failed)
-                });
+                let asked = PROBES
+                    .iter()
+                    .all(|kind| daemon::probes(board, name, kind).is_some_and(|(n, failed)| n > failed));
                 (member["up"] == true && member["state"].is_object() && asked).then_some(())
             };
-            (whole("m1").is_some() && whole("m2").is_some() && whole("m3").is_some())
-                .then(|| board.clone())
+            (whole("m1").is_some() && whole("m2").is_some() && whole("m3").is_some()).then(|| board.clone())
         })
         .unwrap();
     for member in cluster {

@@ -142,9 +142,7 @@ impl Seat {
             }
             Ok((http::get(self.admin, "/readyz", PAGE_MAX)?.status == 200).then_some(Ok(())))
         });
-        ready
-            .and_then(|ready| ready)
-            .with_context(|| format!("agent wrote: {}", daemon.agent.stderr()))?;
+        ready.and_then(|ready| ready).with_context(|| format!("agent wrote: {}", daemon.agent.stderr()))?;
         Ok(daemon)
     }
 
@@ -245,7 +243,8 @@ pub fn member<'a>(board: &'a Value, name: &str) -> Option<&'a Value> {
 /// Probes of one kind at one member over the last five minutes: how many were sent, how many failed.
 pub fn probes(board: &Value, name: &str, kind: &str) -> Option<(u64, u64)> {
     let latencies = member(board, name)?.get("latencies")?.as_array()?;
-    let of_kind = latencies.iter().find(|latency| latency.get("kind").and_then(Value::as_str) == Some(kind))?;
+    let of_kind =
+        latencies.iter().find(|latency| latency.get("kind").and_then(Value::as_str) == Some(kind))?;
     Some((of_kind.get("n")?.as_u64()?, of_kind.get("failed")?.as_u64()?))
 }
 

@@ -97,12 +97,15 @@ pub fn outcomes(received: &[Arc<Received>], member: &str) -> BTreeMap<(String, S
             // Looked at first: most of what arrives are pages of etcd, and stories ask often.
             let ours = batch.scope_metrics.iter().flat_map(|scope| &scope.metrics);
             let mut ours = ours.filter(|metric| metric.name == "etcd.client.probe.duration").peekable();
-            if ours.peek().is_none() || resource(batch.resource.as_ref()).get("etcd.member.name") != Some(&name) {
+            if ours.peek().is_none()
+                || resource(batch.resource.as_ref()).get("etcd.member.name") != Some(&name)
+            {
                 continue;
             }
             for point in ours.flat_map(points) {
                 let of = |key: &str| point.attributes.get(key).cloned().unwrap_or_default();
-                let count: &mut u64 = all.entry((of("etcd.probe.kind"), of("etcd.probe.outcome"))).or_default();
+                let count: &mut u64 =
+                    all.entry((of("etcd.probe.kind"), of("etcd.probe.outcome"))).or_default();
                 // Cumulative: the latest is the largest.
                 *count = point.value.max(*count as f64) as u64;
             }
