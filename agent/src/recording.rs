@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +58,9 @@ pub(crate) enum RecordingError {
     /// Written by another version.
     #[error("recording format {0} is not format {VERSION}: use the agent that wrote it")]
     Version(u16),
+    /// A block in the middle is not what was written.
+    #[error("damaged after {0} whole blocks")]
+    Block(u64),
     /// An entry could not be encoded or decoded.
     #[error("damaged entry: {0}")]
     Entry(#[from] postcard::Error),
@@ -150,6 +153,8 @@ pub(crate) struct Reader {
     at: usize,
     layouts: BTreeMap<Arc<str>, Arc<Layout>>,
     torn: bool,
+    /// Whole blocks so far.
+    blocks: u64,
 }
 
 impl Reader {
@@ -166,7 +171,7 @@ impl Reader {
         if version != VERSION {
             return Err(RecordingError::Version(version));
         }
-        Ok(Reader { file, block: Vec::new(), at: 0, layouts: BTreeMap::new(), torn: false })
+        Ok(Reader { file, block: Vec::new(), at: 0, layouts: BTreeMap::new(), torn: false, blocks: 0 })
     }
 
     /// Whether the file ended within a block.
@@ -178,7 +183,7 @@ impl Reader {
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, RecordingError> {
         loop {
             let Some(bytes) = self.bytes() else {
-                if self.fill() {
+                if self.fill()? {
                     continue;
                 }
                 return Ok(None);
@@ -208,31 +213,36 @@ impl Reader {
         Some(bytes)
     }
 
-    /// Reads the next whole block; false at the end of the file or of what is whole.
-    fn fill(&mut self) -> bool {
-        let mut head = [0; 4];
-        if self.file.read_exact(&mut head).is_err() {
-            return false;
+    /// Reads the next whole block; false at the end of the file, or within its last block. A block that is whole and does
+    /// not unpack while others follow was changed, not torn: nothing after it can be believed.
+    fn fill(&mut self) -> Result<bool, RecordingError> {
+        let mut head = Vec::new();
+        self.file.by_ref().take(4).read_to_end(&mut head)?;
+        if head.is_empty() {
+            return Ok(false);
         }
-        let length = usize::try_from(u32::from_le_bytes(head)).unwrap_or(usize::MAX);
         self.torn = true;
-        if length > BLOCK_BYTES_MAX {
-            return false;
+        let Some(length) = head.first_chunk().map(|head| u32::from_le_bytes(*head)) else { return Ok(false) };
+        if usize::try_from(length).is_ok_and(|length| length > BLOCK_BYTES_MAX) {
+            return Err(RecordingError::Block(self.blocks));
         }
-        let mut packed = vec![0; length];
-        if self.file.read_exact(&mut packed).is_err() {
-            return false;
+        let mut packed = Vec::new();
+        self.file.by_ref().take(u64::from(length)).read_to_end(&mut packed)?;
+        if u32::try_from(packed.len()) != Ok(length) {
+            return Ok(false);
         }
         let mut block = Vec::new();
         let unpacked = zstd::Decoder::new(packed.as_slice())
             .and_then(|decoder| decoder.take(BLOCK_BYTES_MAX as u64).read_to_end(&mut block));
         if unpacked.is_err() {
-            return false;
+            let is_last = self.file.fill_buf()?.is_empty();
+            return if is_last { Ok(false) } else { Err(RecordingError::Block(self.blocks)) };
         }
         self.torn = false;
+        self.blocks += 1;
         self.block = block;
         self.at = 0;
-        true
+        Ok(true)
     }
 }
 
@@ -295,6 +305,17 @@ mod tests {
         bytes[last] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(records(&path), (2, true));
+    }
+
+    #[test]
+    fn a_flipped_bit_before_other_blocks_is_damage_and_no_torn_tail() {
+        let (_dir, path) = written(3);
+        let mut bytes = std::fs::read(&path).unwrap();
+        // Magic, version, length: this is in the first block's frame.
+        bytes[20] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let mut reader = Reader::open(&path).unwrap();
+        assert!(matches!(reader.next(), Err(RecordingError::Block(0))));
     }
 
     #[test]

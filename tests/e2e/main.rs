@@ -18,3 +18,5 @@ mod faults;
 mod logs;
 // The main job: a bad rollout, one signed signal, its end; and the agent killed in between.
 mod rollback;
+// A recording replays to the same lines in any zone; cut and changed files are told apart.
+mod replay;

@@ -1,20 +1,15 @@
 //! The whole way to a rollback: a rollout slows etcd down for its callers, one signed signal leaves, and none too many,
 //! whenever the agent is killed.
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicU8, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use harness::{
     daemon::{self, Daemon, Seat},
-    etcd::{Cluster, Options, Version},
+    etcd::Version,
+    incident::Incident,
     process::wait_until,
-    service::Service,
     webhook::{Received, Reply, Webhook},
 };
 use hmac::{Hmac, KeyInit, Mac};
@@ -23,12 +18,6 @@ use sha2::Sha256;
 
 /// Detection takes ten to twenty seconds, the return to `pass` fifteen more; a busy host takes its share.
 const SOON: Duration = Duration::from_secs(90);
-
-/// What a write takes while the bad revision runs; etcd calls 100 ms slow, and elections begin after a second.
-const STALL: Duration = Duration::from_millis(160);
-
-/// Between writes of the good revision.
-const PAUSE: Duration = Duration::from_millis(150);
 
 /// Longer than any retry of a delivery takes to begin.
 const QUIET: Duration = Duration::from_secs(4);
@@ -42,26 +31,19 @@ slo: { write_limit: 32ms }
 verdict: { enforce: true }
 ";
 
-const GOOD: u8 = 0;
-const BAD: u8 = 1;
-const OVER: u8 = 2;
-
 struct Stage {
-    cluster: Cluster,
+    incident: Incident,
     hook: Webhook,
     seat: Seat,
-    orders: Service,
-    revision: AtomicU8,
 }
 
 impl Stage {
     fn set(name: &str, version: Version) -> Result<Stage> {
-        let cluster = Cluster::start(version, 3, &Options::default())?;
         let hook = Webhook::start()?;
         let seat = Seat::new(name)?;
-        let orders = Service::new(seat.folder().path(), "orders");
+        let incident = Incident::new(version, seat.folder().path())?;
         let secret = seat.folder().write("secret", &format!("whsec_{}\n", STANDARD.encode(KEY)))?;
-        let (url, log, secret) = (hook.url(), orders.log().display(), secret.display());
+        let (url, log, secret) = (hook.url(), incident.orders.log().display(), secret.display());
         let rest = format!(
             "logs: {{ files: [\"{log}\"], start_at: beginning }}
 rollback:
@@ -69,35 +51,8 @@ rollback:
     - {{ name: deployer, url: {url}, allow_http: true, timeout: 2s, secret: {{ file: {secret} }} }}
 "
         );
-        seat.configure(&format!("{}{rest}{RATES}", daemon::named(&cluster, true)))?;
-        Ok(Stage { cluster, hook, seat, orders, revision: AtomicU8::new(GOOD) })
-    }
-
-    /// The service works in a thread of its own while `story` is told.
-    fn play(&self, story: impl FnOnce(&Stage) -> Result<()>) -> Result<()> {
-        thread::scope(|scope| {
-            let working = scope.spawn(|| self.work());
-            let told = story(self);
-            self.revision.store(OVER, Ordering::Relaxed);
-            let worked = working.join().map_err(|_| anyhow::anyhow!("the service panicked"))?;
-            told.and(worked)
-        })
-    }
-
-    fn work(&self) -> Result<()> {
-        loop {
-            match self.revision.load(Ordering::Relaxed) {
-                GOOD => {
-                    self.orders.put("v1", self.cluster.leader()?, "/orders/1", "1")?;
-                    thread::sleep(PAUSE);
-                }
-                BAD => {
-                    let write = |leader: &_| self.orders.put("v2", leader, "/orders/1", "1");
-                    self.cluster.stalled(STALL, write).map(drop)?;
-                }
-                _ => return Ok(()),
-            }
-        }
+        seat.configure(&format!("{}{rest}{RATES}", daemon::named(&incident.cluster, true)))?;
+        Ok(Stage { incident, hook, seat })
     }
 
     fn start(&self) -> Result<Daemon> {
@@ -112,12 +67,12 @@ rollback:
         })?;
         ensure!(self.hook.received().is_empty(), "a signal without trouble");
         self.seat.mark(&["--target", "orders", "--revision", "v2"])?;
-        self.revision.store(BAD, Ordering::Relaxed);
+        self.incident.turn_bad();
         Ok(())
     }
 
     fn put_back(&self) -> Result<()> {
-        self.revision.store(GOOD, Ordering::Relaxed);
+        self.incident.turn_good();
         self.seat.mark(&["--target", "orders", "--revision", "v1b", "--rollback-of", "v2"])
     }
 
@@ -175,7 +130,7 @@ fn ids(received: &[Received]) -> BTreeSet<String> {
 
 fn one_signal_and_its_end(version: Version) -> Result<()> {
     let stage = Stage::set(&format!("rollback-{version}"), version)?;
-    stage.play(|stage| {
+    stage.incident.play(|| {
         let agent = stage.start()?;
         stage.roll_out(&agent)?;
         let signal = body(&stage.wait_for_event("rollback.v1", 1)?);
@@ -210,7 +165,7 @@ fn a_rollout_that_slows_writes_is_signalled_once_signed_and_resolved_on_3_5() {
 #[test]
 fn an_agent_killed_before_between_and_after_sending_has_one_effect_with_one_id() {
     let stage = Stage::set("rollback-killed", Version::V3_6).unwrap();
-    let played = stage.play(|stage| {
+    let played = stage.incident.play(|| {
         // Refused for now: it is killed between two attempts.
         stage.hook.respond(Reply::Status(503));
         let agent = stage.start()?;
@@ -259,7 +214,7 @@ fn an_agent_killed_before_between_and_after_sending_has_one_effect_with_one_id()
 #[test]
 fn an_agent_killed_as_soon_as_its_evidence_is_on_disk_still_signals_once() {
     let stage = Stage::set("rollback-evidence", Version::V3_5).unwrap();
-    let played = stage.play(|stage| {
+    let played = stage.incident.play(|| {
         let agent = stage.start()?;
         stage.roll_out(&agent)?;
         let journal = stage.seat.folder().path().join("state/rollback");

@@ -9,6 +9,7 @@ pub mod certs;
 pub mod daemon;
 pub mod etcd;
 pub mod http;
+pub mod incident;
 mod listen;
 pub mod process;
 pub mod service;
