@@ -237,7 +237,7 @@ impl Verdict {
             at,
             service: root.service.clone(),
             revision: root.revision.clone(),
-            trace_id: hex(&tree.trace_id),
+            trace_id: model::hex::text(&tree.trace_id),
             duration_ns: root.end_ns.saturating_sub(root.start_ns),
         });
     }
@@ -434,10 +434,6 @@ fn lane_key(burn: &Burn) -> String {
         Lane::Tier { name, .. } => format!("{} {name}", burn.slo),
         Lane::Change { target, revision } => format!("{} change {target} {revision}", burn.slo),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
