@@ -44,6 +44,9 @@ const REBOOT_NS: u64 = 60 * SECOND_NS;
 /// Latencies are told to 0.15 octaves (11 %), and every probe is learnt.
 const LATENCY: Scale = Scale { offset: 1e-6, floor: 0.15, learn_every_s: 0 };
 
+/// How the name of a metric ends that is watched over all members together.
+pub(crate) const ALL_MEMBERS: &str = ", all members";
+
 /// Settings of detection. The default needs no configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -246,7 +249,7 @@ impl Detect {
                 .flat_map(|stream| stream.baseline.values(LATENCY))
                 .collect();
             let n = usual.len() as u64;
-            let key = (String::new(), format!("{metric}, all members"));
+            let key = (String::new(), format!("{metric}{ALL_MEMBERS}"));
             turned.extend(pool.turned(pool_turn, key, "s", measured(&mut usual, n)));
         }
         turned

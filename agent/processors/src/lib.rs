@@ -214,3 +214,29 @@ fn as_tree(conclusion: &Conclusion) -> Option<&CallTree> {
 fn wants_profile(regression: &Regression) -> bool {
     regression.open && regression.cause.is_none() && regression.shape == Shape::Step
 }
+
+#[cfg(test)]
+mod tests {
+    use model::probe::{ProbeKind, ProbeOutcome};
+    use model::verdict::State;
+
+    use super::{Config, Engine};
+    use crate::story::{Noise, second};
+
+    #[test]
+    fn an_incident_that_is_over_leaves_nothing_open_at_any_member() {
+        for seed in 1..=6 {
+            let mut engine = Engine::new(Config::default());
+            let mut noise = Noise::new(seed * 31);
+            for now in 0..900 {
+                let factor = if (300..360).contains(&now) { 25.0 } else { 1.0 };
+                let mut answer = |_: f64, _: &str, _: ProbeKind| (noise.around(4.0 * factor, 0.3), ProbeOutcome::Ok);
+                for record in second(now, &mut answer) {
+                    engine.apply(&record);
+                }
+            }
+            let states: Vec<State> = engine.decisions().iter().map(|decision| decision.state).collect();
+            assert_eq!(states, [State::Pass], "seed {seed}");
+        }
+    }
+}

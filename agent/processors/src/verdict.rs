@@ -19,6 +19,7 @@ use model::verdict::{Decision, ProfileState, State};
 use serde::{Deserialize, Serialize};
 
 use self::target::Judged;
+use crate::detect::ALL_MEMBERS;
 use crate::excuse::Excuses;
 
 /// Target of the decision about the cluster as a whole, which no marker can arm.
@@ -215,7 +216,9 @@ impl Verdict {
     }
 
     fn note_regression(&mut self, regression: &Regression, finding: &Finding) {
-        let member = finding.origin.member_name().to_owned();
+        // What is watched over all members opens at one member's record and closes at another's.
+        let pooled = regression.metric.ends_with(ALL_MEMBERS);
+        let member = if pooled { String::new() } else { finding.origin.member_name().to_owned() };
         let key = format!("{} {member}", regression.metric);
         if regression.open {
             self.regressed.insert(key, Opened { regression: regression.clone(), member });
