@@ -230,7 +230,8 @@ mod tests {
             let mut noise = Noise::new(seed * 31);
             for now in 0..900 {
                 let factor = if (300..360).contains(&now) { 25.0 } else { 1.0 };
-                let mut answer = |_: f64, _: &str, _: ProbeKind| (noise.around(4.0 * factor, 0.3), ProbeOutcome::Ok);
+                let mut answer =
+                    |_: f64, _: &str, _: ProbeKind| (noise.around(4.0 * factor, 0.3), ProbeOutcome::Ok);
                 for record in second(now, &mut answer) {
                     engine.apply(&record);
                 }
