@@ -6,6 +6,7 @@ mod etcd;
 mod parts;
 mod signals;
 mod tree;
+mod units;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +19,8 @@ use crate::cli::Source;
 pub(crate) use etcd::Etcd;
 pub(crate) use parts::{Admin, Logging, Profiling};
 use tree::{FILE_BYTES_MAX, Map, Node, Notes};
-pub(crate) use tree::{Problem, Provenance, parse_duration};
+pub(crate) use tree::{Problem, Provenance};
+pub(crate) use units::parse_duration;
 
 /// Where the admin socket is when nobody says otherwise.
 pub(crate) const SOCKET: &str = "/run/backburn/agent.sock";

@@ -46,7 +46,6 @@ pub mod option {
 
     /// # Errors
     /// The serializer's.
-    #[expect(clippy::ref_option, reason = "serde hands a reference to the field over")]
     pub fn serialize<const N: usize, S: Serializer>(id: &Option<[u8; N]>, to: S) -> Result<S::Ok, S::Error> {
         if to.is_human_readable() {
             id.as_ref().map(|id| super::text(id)).serialize(to)
