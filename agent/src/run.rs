@@ -215,6 +215,9 @@ async fn describe(config: &Config, targets: &[Target]) {
             log = target.log_file.as_ref().map(|path| path.display().to_string()), probed, "watching"
         );
     }
+    for note in sources::barred(config).await {
+        info!("{note}");
+    }
     if targets.is_empty() {
         for line in sources::looked(config).await {
             info!("{line}");

@@ -47,6 +47,17 @@ pub(crate) async fn looked(config: &Config) -> Vec<String> {
     discover::probe_reachable(found).await.describe()
 }
 
+/// What may not be done at the members that were found, and why: for the start, so that nobody has to miss it first.
+pub(crate) async fn barred(config: &Config) -> Vec<String> {
+    if !config.etcd.discovery {
+        return Vec::new();
+    }
+    let environment =
+        Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
+    let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
+    discover::probe_reachable(found).await.notes
+}
+
 fn is_same(one: &Target, other: &Target) -> bool {
     // Names are not unique on a machine with two clusters; addresses are.
     match (&one.client_url, &other.client_url) {
