@@ -113,6 +113,12 @@ fn read(path: &Path, notes: &Notes) -> Option<(String, String)> {
     readable.map_err(|why| notes.problem(&name, why)).ok().map(|text| (name, text))
 }
 
+/// The same from texts in memory.
+#[cfg(fuzzing)]
+pub(crate) fn composed(files: &[(String, String)], variables: &BTreeMap<String, String>) -> Loaded {
+    compose(files, variables, Notes::default())
+}
+
 /// Walks the files' trees, part by part.
 fn compose(files: &[(String, String)], variables: &BTreeMap<String, String>, notes: Notes) -> Loaded {
     let documents: Vec<_> =
