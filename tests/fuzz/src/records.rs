@@ -65,6 +65,8 @@ const BOUNDS: [f64; 6] = [0.001, 0.016, 0.032, 0.128, 1.024, f64::INFINITY];
 #[derive(Debug)]
 struct World {
     now: Stamp,
+    /// Of the last layout that is nobody's page: one generation is one shape.
+    generation: u64,
     pages: BTreeMap<String, (Columns, BTreeMap<String, f64>)>,
 }
 
@@ -73,7 +75,7 @@ struct World {
 pub fn records(data: &[u8]) -> Vec<Record> {
     let mut seed = Seed::new(data);
     let start = Stamp { mono_ns: 1_000 * SECOND_NS, wall_ns: 1_700_000_000 * SECOND_NS };
-    let mut world = World { now: start, pages: BTreeMap::new() };
+    let mut world = World { now: start, generation: 1 << 32, pages: BTreeMap::new() };
     let mut records: Vec<Record> = Vec::new();
     while !seed.is_empty() && records.len() < RECORDS_MAX {
         match seed.byte() {
@@ -96,7 +98,7 @@ pub fn records(data: &[u8]) -> Vec<Record> {
 pub fn logs(data: &[u8]) -> Vec<Record> {
     let mut seed = Seed::new(data);
     let now = Stamp { mono_ns: 1_000 * SECOND_NS, wall_ns: 1_700_000_000 * SECOND_NS };
-    let mut world = World { now, pages: BTreeMap::new() };
+    let mut world = World { now, generation: 1 << 32, pages: BTreeMap::new() };
     let mut records = Vec::new();
     while !seed.is_empty() && records.len() < RECORDS_MAX {
         let fact = if seed.rarely() {
@@ -151,7 +153,7 @@ impl World {
         match kind {
             40..96 => Fact::Probe(probe(seed)),
             96..128 => Fact::Scrape(self.page(seed)),
-            128..136 => Fact::Scrape(any_scrape(seed)),
+            128..136 => Fact::Scrape(self.any_scrape(seed)),
             136..152 => Fact::Member(member(seed)),
             152..164 => Fact::Host(host(seed)),
             164..188 => Fact::Mark(mark(seed)),
@@ -160,6 +162,11 @@ impl World {
             240..250 => Fact::Done(done(seed)),
             _ => Fact::Config(config(seed)),
         }
+    }
+
+    fn any_scrape(&mut self, seed: &mut Seed<'_>) -> Scrape {
+        self.generation += 1;
+        any_scrape(seed, self.generation)
     }
 
     /// A page as a member would show it, read by the collector's own columns: counters move on, and sometimes begin anew.
@@ -231,7 +238,7 @@ fn page(seed: &mut Seed<'_>, values: &mut BTreeMap<String, f64>) -> String {
 }
 
 /// A scrape whose layout need not fit its values: what a damaged recording may hold.
-fn any_scrape(seed: &mut Seed<'_>) -> Scrape {
+fn any_scrape(seed: &mut Seed<'_>, generation: u64) -> Scrape {
     let kinds = [
         MetricKind::Counter,
         MetricKind::Gauge,
@@ -239,7 +246,6 @@ fn any_scrape(seed: &mut Seed<'_>) -> Scrape {
         MetricKind::Summary,
         MetricKind::Unknown,
     ];
-    let generation = u64::from(seed.byte());
     let layout = Layout {
         generation,
         families: seed.some(5, |seed| Family {
