@@ -2,12 +2,14 @@
 //!
 //! Stamps mostly move on; some go back, as two sources may, and the wall clock is sometimes set. Values are anything.
 
+mod lines;
+mod pages;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use collectors::scrape::columns::Columns;
 use model::host::{CpuTimes, Disk, HostFact, Pressure, Process};
-use model::log::{LogBatch, LogEvent, Meaning, Receipt, Severity, Step, Work};
 use model::mark::{Mark, MarkKind, MarkSource};
 use model::member::{HashKv, ListedMember, MemberFact, MemberState};
 use model::origin::{MemberRef, Origin};
@@ -16,50 +18,16 @@ use model::profile::{
     Baseline, CaptureOutcome, CaptureResult, FunctionCount, FunctionCounts, ProfileKind, ProfileSet,
 };
 use model::record::{Fact, Record, Tick};
-use model::scrape::{Family, Layout, MetricKind, Point, PointShape, Scrape, ScrapeOutcome};
+use model::scrape::{Scrape, ScrapeOutcome};
 use model::time::{SECOND_NS, Stamp};
 use model::verdict::{Delivery, Done, SignalEvent};
 
+use self::lines::batch;
+use self::pages::{any_scrape, page};
 use crate::seed::Seed;
 
 /// Records of one input: an hour of a small cluster fits, and a run stays below a second.
 const RECORDS_MAX: usize = 2_000;
-
-/// Families that processors look at, and the shape in which etcd shows them.
-const COUNTERS: [&str; 7] = [
-    "etcd_server_leader_changes_seen_total",
-    "etcd_server_proposals_failed_total",
-    "etcd_server_slow_apply_total",
-    "etcd_server_slow_read_indexes_total",
-    "grpc_server_started_total",
-    "grpc_server_handled_total",
-    "process_cpu_seconds_total",
-];
-
-/// See [`COUNTERS`].
-const GAUGES: [&str; 8] = [
-    "etcd_disk_defrag_inflight",
-    "etcd_mvcc_db_total_size_in_bytes",
-    "etcd_server_proposals_pending",
-    "etcd_debugging_mvcc_compact_revision",
-    "go_goroutines",
-    "process_resident_memory_bytes",
-    "process_start_time_seconds",
-    "etcd_server_is_leader",
-];
-
-/// See [`COUNTERS`].
-const HISTOGRAMS: [&str; 6] = [
-    "etcd_disk_wal_fsync_duration_seconds",
-    "etcd_disk_backend_commit_duration_seconds",
-    "etcd_server_apply_duration_seconds",
-    "etcd_network_peer_round_trip_time_seconds",
-    "etcd_server_request_duration_seconds",
-    "grpc_server_handling_seconds",
-];
-
-/// Upper bounds of etcd's latency buckets, shortened.
-const BOUNDS: [f64; 6] = [0.001, 0.016, 0.032, 0.128, 1.024, f64::INFINITY];
 
 /// What the next record follows from.
 #[derive(Debug)]
@@ -198,108 +166,6 @@ impl World {
     }
 }
 
-fn page(seed: &mut Seed<'_>, values: &mut BTreeMap<String, f64>) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    if seed.rarely() {
-        values.clear();
-    }
-    let mut grown = |seed: &mut Seed<'_>, key: String, by: f64| {
-        let value = values.entry(key).or_insert(0.0);
-        *value = if seed.rarely() { seed.float() } else { *value + by };
-        *value
-    };
-    let labels =
-        if seed.rarely() { "{grpc_method=\"Range\",grpc_code=\"OK\",grpc_type=\"unary\"}" } else { "" };
-    for name in COUNTERS.iter().take(seed.below(COUNTERS.len() + 1)) {
-        let by = f64::from(seed.byte());
-        let value = grown(seed, (*name).to_owned(), by);
-        write!(text, "# TYPE {name} counter\n{name}{labels} {value}\n").ok();
-    }
-    for name in GAUGES.iter().take(seed.below(GAUGES.len() + 1)) {
-        let value = if seed.rarely() { seed.float() } else { f64::from(seed.byte()) };
-        write!(text, "# TYPE {name} gauge\n{name} {value}\n").ok();
-    }
-    for name in HISTOGRAMS.iter().take(seed.below(HISTOGRAMS.len() + 1)) {
-        writeln!(text, "# TYPE {name} histogram").ok();
-        // One byte: which bucket this page's observations fell into, and how many.
-        let (into, many) = (seed.below(BOUNDS.len()), f64::from(seed.byte()));
-        for (place, bound) in BOUNDS.iter().enumerate() {
-            let by = if place >= into { many } else { 0.0 };
-            let value = grown(seed, format!("{name}{place}"), by);
-            let le = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
-            writeln!(text, "{name}_bucket{{le=\"{le}\"}} {value}").ok();
-        }
-        let sum = grown(seed, format!("{name}sum"), many);
-        let count = grown(seed, format!("{name}count"), many);
-        write!(text, "{name}_sum {sum}\n{name}_count {count}\n").ok();
-    }
-    text
-}
-
-/// A scrape whose layout need not fit its values: what a damaged recording may hold.
-fn any_scrape(seed: &mut Seed<'_>, generation: u64) -> Scrape {
-    let kinds = [
-        MetricKind::Counter,
-        MetricKind::Gauge,
-        MetricKind::Histogram,
-        MetricKind::Summary,
-        MetricKind::Unknown,
-    ];
-    let layout = Layout {
-        generation,
-        families: seed.some(5, |seed| Family {
-            name: match seed.byte() % 3 {
-                0 => seed.pick(&HISTOGRAMS).to_owned(),
-                1 => seed.pick(&COUNTERS).to_owned(),
-                _ => seed.text(),
-            },
-            kind: seed.pick(&kinds),
-            help: seed.text(),
-        }),
-        points: seed.some(8, any_point),
-        series: u32::from(seed.byte()),
-    };
-    let values = seed.some(24, Seed::float);
-    let outcome = if seed.rarely() {
-        ScrapeOutcome::Down { reason: seed.text(), detail: seed.text() }
-    } else {
-        ScrapeOutcome::Up
-    };
-    Scrape {
-        target: seed.pick(&["m1", "m2", "m3", ""]).into(),
-        layout: Arc::new(layout),
-        generation,
-        values: values.into(),
-        outcome,
-        duration_ns: seed.number(),
-        body_bytes: seed.number(),
-        samples: seed.number(),
-        process_start_ns: seed.maybe(Seed::number),
-        restarted: seed.rarely(),
-    }
-}
-
-fn any_point(seed: &mut Seed<'_>) -> Point {
-    let series = |seed: &mut Seed<'_>| if seed.rarely() { u32::MAX } else { u32::from(seed.byte() % 32) };
-    let family = u32::from(seed.byte() % 6);
-    let labels = seed.some(4, |seed| (seed.text(), seed.text()));
-    let shape = match seed.byte() % 3 {
-        0 => PointShape::Value { series: series(seed) },
-        1 => PointShape::Histogram {
-            buckets: seed.some(8, |seed| (seed.float(), series(seed))),
-            count: seed.maybe(series),
-            sum: seed.maybe(series),
-        },
-        _ => PointShape::Summary {
-            quantiles: seed.some(8, |seed| (seed.float(), series(seed))),
-            count: seed.maybe(series),
-            sum: seed.maybe(series),
-        },
-    };
-    Point { family, labels, shape }
-}
-
 fn origin(seed: &mut Seed<'_>) -> Arc<Origin> {
     let name = seed.pick(&["m1", "m2", "m3"]);
     let member = (!seed.rarely()).then(|| MemberRef {
@@ -409,77 +275,6 @@ fn mark(seed: &mut Seed<'_>) -> Mark {
         kind: seed.pick(&[MarkKind::Rollout, MarkKind::Restart, MarkKind::Planned]),
         rollback_of: if seed.rarely() { Some(seed.pick(&["v2", "v1", ""]).to_owned()) } else { None },
         source: seed.pick(&[MarkSource::Operator, MarkSource::Observed]),
-    }
-}
-
-fn batch(seed: &mut Seed<'_>, wall_ns: u64) -> LogBatch {
-    LogBatch {
-        file: "app.log".into(),
-        events: seed.some(12, |seed| event(seed, wall_ns)),
-        lines: seed.number(),
-        rejects: Vec::new(),
-        lost_bytes: seed.number(),
-        receipt: Receipt::default(),
-    }
-}
-
-fn event(seed: &mut Seed<'_>, wall_ns: u64) -> LogEvent {
-    // Few ids: they must meet.
-    let trace_id = seed.maybe(|seed| [seed.byte() % 4; 16]);
-    let span = |seed: &mut Seed<'_>| [seed.byte() % 6; 8];
-    LogEvent {
-        time_ns: near(seed, wall_ns),
-        severity: seed.pick(&[
-            Severity::Trace,
-            Severity::Info,
-            Severity::Warn,
-            Severity::Error,
-            Severity::Fatal,
-        ]),
-        service: seed.text(),
-        revision: seed.maybe(Seed::text),
-        message: seed.text(),
-        trace_id,
-        span_id: seed.maybe(span),
-        parent_span_id: seed.maybe(span),
-        meaning: meaning(seed, wall_ns),
-        attributes: seed.some(4, |seed| (seed.text(), seed.text())),
-        ship: seed.rarely(),
-    }
-}
-
-/// A time of the last minute, mostly.
-fn near(seed: &mut Seed<'_>, wall_ns: u64) -> u64 {
-    if seed.rarely() { seed.number() } else { wall_ns.saturating_sub(u64::from(seed.byte()) * 40_000_000) }
-}
-
-fn work(seed: &mut Seed<'_>, wall_ns: u64) -> Work {
-    Work {
-        operation: seed.text(),
-        start_ns: near(seed, wall_ns),
-        duration_ns: if seed.rarely() { seed.number() } else { u64::from(seed.byte()) * 10_000_000 },
-        peer: seed.maybe(Seed::text),
-        failed: seed.rarely(),
-        key: seed.maybe(Seed::text),
-    }
-}
-
-fn meaning(seed: &mut Seed<'_>, wall_ns: u64) -> Meaning {
-    match seed.byte() % 5 {
-        0 => Meaning::Plain,
-        1 => Meaning::Work(work(seed, wall_ns)),
-        2 => Meaning::EtcdTrace {
-            number: u32::from(seed.byte()),
-            work: work(seed, wall_ns),
-            steps: seed.some(5, |seed| Step { name: seed.text(), duration_ns: seed.number() }),
-        },
-        3 => Meaning::EtcdSlowApply { work: work(seed, wall_ns), expected_ns: seed.number() },
-        _ => Meaning::EtcdRequest {
-            work: work(seed, wall_ns),
-            remote: seed.text(),
-            response_count: seed.number().cast_signed(),
-            response_bytes: seed.number().cast_signed(),
-        },
     }
 }
 
