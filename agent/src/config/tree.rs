@@ -6,13 +6,21 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use super::units::{join, nearest, parse_bytes, parse_duration, tell_duration};
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
+use saphyr_parser::{Event, Parser};
 
 /// Largest file that is read: a configuration is pages, not megabytes.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Longest file of a secret; keys are tens of bytes.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+/// Nested lists and mappings; ours are five deep, and the loader spends its stack on each level.
+const DEPTH_MAX: usize = 32;
 /// Problems reported in one run; a file with more has the wrong format.
 const PROBLEMS_MAX: usize = 100;
 
@@ -80,8 +88,23 @@ impl Notes {
     }
 }
 
+/// The text of a file of at most `bytes_max`, whatever its length is said to be: a device has none and never ends.
+pub(crate) fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length <= bytes_max) {
+        Ok(text)
+    } else {
+        Err(io::Error::other(format!("is larger than {bytes_max} bytes")))
+    }
+}
+
 /// Parses the text; syntax errors are noted and give an empty document.
 pub(crate) fn load<'y>(file: &str, text: &'y str, notes: &Notes) -> Option<MarkedYaml<'y>> {
+    if let Some(place) = too_deep(text) {
+        notes.problem(&format!("{file}:{place}"), format!("is nested more than {DEPTH_MAX} levels deep"));
+        return None;
+    }
     match MarkedYaml::load_from_str(text) {
         Ok(documents) if documents.len() > 1 => {
             notes.problem(file, "has more than one document; keep one, without `---`".to_owned());
@@ -93,6 +116,25 @@ pub(crate) fn load<'y>(file: &str, text: &'y str, notes: &Notes) -> Option<Marke
             None
         }
     }
+}
+
+/// The place (`line:col`) where the text is nested more deeply than the loader can bear: it spends its stack on each level,
+/// the events come without one. What aliases multiply, the loader bounds itself.
+fn too_deep(text: &str) -> Option<String> {
+    let mut depth = 0_usize;
+    for event in Parser::new_from_str(text) {
+        // The loader tells syntax errors.
+        let (event, span) = event.ok()?;
+        match event {
+            Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
+            Event::MappingEnd | Event::SequenceEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            return Some(format!("{}:{}", span.start.line(), span.start.col() + 1));
+        }
+    }
+    None
 }
 
 /// A node of one of the files.
@@ -291,7 +333,7 @@ impl<'y> Map<'y> {
         }
         let mut from = Map::over(vec![node], self.path_to(key), self.notes);
         let secret = match (from.text("file"), from.text("env")) {
-            (Some(file), None) => std::fs::read_to_string(&file)
+            (Some(file), None) => read_text(Path::new(&file), SECRET_BYTES_MAX)
                 .map(|text| text.trim_end().to_owned())
                 .map_err(|error| format!("cannot be read from {file}: {error}")),
             (None, Some(name)) => {
@@ -460,5 +502,21 @@ mod tests {
         let told = problems("scrape: [1,\n");
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].starts_with("agent.yaml: is not YAML: "), "{told:?}");
+    }
+
+    /// The first one overflowed the stack of the loader; of the second, the loader has a bound of its own.
+    #[test]
+    fn what_would_exhaust_the_loader_is_one_problem() {
+        let deep = "- ".repeat(200_000);
+        assert_eq!(problems(&deep), ["agent.yaml:1:65: is nested more than 32 levels deep"]);
+        let doubled: String = (1..64).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}]\n", n - 1)).collect();
+        let laughs = problems(&format!("a0: &a0 [ha, ha]\n{doubled}"));
+        assert!(laughs.len() == 1 && laughs[0].contains("alias expansion"), "{laughs:?}");
+    }
+
+    #[test]
+    fn a_file_that_never_ends_is_refused() {
+        let refused = read_text(Path::new("/dev/zero"), 1_000).unwrap_err();
+        assert_eq!(refused.to_string(), "is larger than 1000 bytes");
     }
 }
