@@ -5,7 +5,6 @@
 //! below it (`<signal>.evidence.<request>.<kind>`, `<signal>.resolved`), because a receiver that drops repeated ids would
 //! drop them too; `signalid`, `dedupkey` and `data.signal_id` carry the signal's id in all of them.
 
-
 use jiff::Timestamp;
 use model::finding::ProfileDiff;
 use model::origin::Origin;
