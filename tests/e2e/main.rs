@@ -31,3 +31,5 @@ mod replay;
 mod receiver;
 // Without configuration: members are found, read, never written; a broken reload changes nothing.
 mod zero_config;
+// Whatever others wrote: every parser returns, within its bounds.
+mod hostile;

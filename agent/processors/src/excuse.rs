@@ -225,10 +225,7 @@ impl Excuses {
         };
         let covers = |(marked, target): &&(u64, String)| {
             let from = marked.saturating_sub(BEFORE_NS);
-            target == member
-                && from <= at
-                && at <= marked.saturating_add(PLANNED_BARE_NS)
-                && !happened(from)
+            target == member && from <= at && at <= marked.saturating_add(PLANNED_BARE_NS) && !happened(from)
         };
         self.planned.iter().find(covers).map(|_| format!("planned restart of {member}"))
     }

@@ -17,7 +17,7 @@ pub(super) const STYLE: &str = "\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; margin-bottom: 2rem; }
 caption { text-align: left; font-weight: bold; font-size: 1.1rem; padding: .3rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #8886; overflow-wrap: anywhere; }
+th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #8886; overflow-wrap: break-word; }
 td.n { font-variant-numeric: tabular-nums; }
 ";
 
@@ -107,14 +107,17 @@ fn member(member: &BoardMember) -> Vec<String> {
             (state.version.clone(), role, format!("{} MiB", state.db_size_bytes >> 20))
         }
     };
-    let millis =
-        |seconds: Option<f64>| seconds.map_or_else(|| "–".to_owned(), |value| format!("{:.1}", value * 1e3));
+    let quantile = |name: &str, seconds: Option<f64>| {
+        seconds.map_or_else(String::new, |value| format!(", {name} {:.1} ms", value * 1e3))
+    };
     let probes: Vec<String> = member
         .latencies
         .iter()
         .map(|latency| {
-            let (p50, p99) = (millis(latency.p50_s), millis(latency.p99_s));
-            format!("{} n={} failed={} p50={p50} ms p99={p99} ms", latency.kind, latency.n, latency.failed)
+            let (p50, p99) = (quantile("p50", latency.p50_s), quantile("p99", latency.p99_s));
+            let failed =
+                if latency.failed > 0 { format!(", {} failed", latency.failed) } else { String::new() };
+            format!("{} ({}{failed}){p50}{p99}", latency.kind, latency.n)
         })
         .collect();
     vec![

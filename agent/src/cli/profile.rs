@@ -11,6 +11,7 @@ mod out;
 mod page;
 mod report;
 mod slow;
+mod waiting;
 
 use std::path::PathBuf;
 use std::sync::Arc;

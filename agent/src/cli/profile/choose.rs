@@ -155,20 +155,38 @@ fn certificate(target: &Target, error: TlsError) -> Failure {
 
 /// Not permitted, and the command that would be.
 pub(super) fn refused(target: &Target, why: &str) -> Failure {
-    let command = command(&target.name, is_root());
+    let asked: Vec<String> = std::env::args().collect();
+    let command = command(&asked, &target.name, is_root());
     Failure::new(Exit::Privilege, anyhow!("{} may not be profiled: {why}\nrun: {command}", target.name))
 }
 
-/// Root reads every file: what root lacks is a certificate that the member accepts.
-fn command(name: &str, root: bool) -> String {
+/// What was asked, once more with what it takes. Root reads every file: what root lacks is a certificate that the member
+/// accepts, named in the file where there is one, else by etcdctl's variables.
+fn command(asked: &[String], name: &str, root: bool) -> String {
     let program = std::env::current_exe().map_or("agent".to_owned(), |path| path.display().to_string());
-    if root {
-        format!(
-            "ETCDCTL_CACERT=CA.crt ETCDCTL_CERT=CLIENT.crt ETCDCTL_KEY=CLIENT.key {program} profile --name {name}"
-        )
-    } else {
-        format!("sudo {program} profile --name {name}")
+    let mut words = vec![quoted(&program)];
+    words.extend(asked.iter().skip(1).map(|word| quoted(word)));
+    if !asked.iter().any(|word| word == "--name" || word.starts_with("--name=")) {
+        words.extend(["--name".to_owned(), quoted(name)]);
     }
+    let again = words.join(" ");
+    let configured = asked.iter().any(|word| word == "--config" || word.starts_with("--config="));
+    match (root, configured) {
+        (false, _) => format!("sudo {again}"),
+        (true, true) => format!("{again}   (when the file names cert and key of {name})"),
+        (true, false) => {
+            format!("ETCDCTL_CACERT=CA.crt ETCDCTL_CERT=CLIENT.crt ETCDCTL_KEY=CLIENT.key {again}")
+        }
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 fn is_root() -> bool {
@@ -179,10 +197,17 @@ fn is_root() -> bool {
 mod tests {
     use super::command;
 
+    fn check(asked: &str, root: bool, begin: &str, end: &str) {
+        let asked: Vec<String> = asked.split(' ').map(str::to_owned).collect();
+        let seen = command(&asked, "m 1", root);
+        assert!(seen.starts_with(begin) && seen.ends_with(end), "{seen}");
+    }
+
     #[test]
-    fn the_command_asks_for_what_is_missing() {
-        assert!(command("m1", false).starts_with("sudo "));
-        assert!(command("m1", false).ends_with(" profile --name m1"));
-        assert!(command("m1", true).starts_with("ETCDCTL_CACERT="));
+    fn the_command_is_the_one_that_was_asked_with_what_is_missing() {
+        check("agent --profile --for 3s", false, "sudo ", " --profile --for 3s --name 'm 1'");
+        check("agent profile --name=x", false, "sudo ", " profile --name=x");
+        check("agent profile", true, "ETCDCTL_CACERT=", " profile --name 'm 1'");
+        check("agent profile --config f", true, "/", "(when the file names cert and key of m 1)");
     }
 }

@@ -12,7 +12,7 @@ use model::host::{HostFact, Process};
 use model::ledger::Ledger;
 use model::profile::Stacks;
 use model::record::Fact;
-use model::scrape::Scrape;
+use model::scrape::{Scrape, ScrapeOutcome};
 use model::time::{Clock, Stamp};
 use profile::fetch::{self, FetchError};
 use profile::gopprof;
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use super::bar::Bar;
 use super::choose::Endpoint;
 use super::slow::{Slow, Tail};
+use super::waiting;
 
 /// How often the bar is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
@@ -38,6 +39,8 @@ pub(super) struct Gathered {
     pub(super) pages: (Option<Scrape>, Option<Scrape>),
     /// The node at its beginning and end; `None` for a member elsewhere.
     pub(super) node: (Option<HostFact>, Option<HostFact>),
+    /// How long etcd's threads could run and had no CPU, nanoseconds.
+    pub(super) waited_ns: Option<u64>,
     /// CPU.
     pub(super) cpu: Result<Stacks, Missing>,
     /// Live heap.
@@ -89,9 +92,11 @@ impl Gatherer<'_> {
         let mut host = self.host();
         let tail = self.target.log_file.as_deref().and_then(Tail::begin);
         let (first_page, first_node) = self.look(&mut host).await;
+        let waited = self.target.pid.and_then(waiting::total_ns);
         let at = self.clock.now();
-        let (cpu, interrupted) = self.window(length, bar).await;
+        let (cpu, interrupted) = self.window(length, (bar, is_up(first_page.as_ref()))).await;
         let window_ns = self.clock.now().since_ns(at);
+        let waited_end = self.target.pid.and_then(waiting::total_ns);
         let (last_page, last_node) = self.look(&mut host).await;
         let before = self.clock.now();
         let heap = self.snapshot(fetch::Endpoint::Heap, (&cpu, interrupted)).await;
@@ -114,6 +119,8 @@ impl Gatherer<'_> {
             at,
             window_ns,
             interrupted,
+            // Threads that ended took their account along: at worst too little.
+            waited_ns: waited_end.zip(waited).map(|(end, begin)| end.saturating_sub(begin)),
             pages: (first_page, last_page),
             node: (first_node, last_node),
             cpu,
@@ -144,14 +151,21 @@ impl Gatherer<'_> {
         (page, node.ok())
     }
 
-    /// The CPU profile, and the whole window even where there is none.
-    async fn window(&self, length: Duration, mut bar: Option<Bar>) -> (Result<Vec<u8>, Missing>, bool) {
+    /// The CPU profile; where there is none the whole window all the same, for the pages' sake.
+    async fn window(
+        &self,
+        length: Duration,
+        (mut bar, up): (Option<Bar>, bool),
+    ) -> (Result<Vec<u8>, Missing>, bool) {
         let seconds = u32::try_from(length.as_secs()).unwrap_or(1).max(1);
         let at = self.clock.now();
         let profile = async {
             let cpu = self.fetch(fetch::Endpoint::Cpu { seconds }).await;
             let passed = Duration::from_nanos(self.clock.now().since_ns(at));
-            if cpu.is_err() {
+            // A member that answers nothing, or refuses us, has nothing to show at the window's end either.
+            if up
+                && cpu.as_ref().is_err_and(|why| !matches!(why, Missing::Fetch(FetchError::NotPermitted(_))))
+            {
                 tokio::time::sleep(length.saturating_sub(passed)).await;
             }
             cpu
@@ -196,6 +210,10 @@ impl Gatherer<'_> {
             Err(why) => Err(why.clone()),
         }
     }
+}
+
+fn is_up(page: Option<&Scrape>) -> bool {
+    page.is_some_and(|page| page.outcome == ScrapeOutcome::Up)
 }
 
 /// One process of a reading.

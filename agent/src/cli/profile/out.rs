@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_folder_is_named_by_member_and_time() {
         let at = Stamp { mono_ns: 0, wall_ns: 1_795_524_153 * SECOND_NS };
-        assert_eq!(folder("../127.0.0.1:2379", at), "profile-.._127.0.0.1_2379-20261124T120233Z");
+        assert_eq!(folder("../127.0.0.1:2379", at), "profile-.._127.0.0.1_2379-20261124T124233Z");
     }
 
     #[test]

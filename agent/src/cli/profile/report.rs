@@ -1,7 +1,7 @@
 //! What is told of one window, line by line. Owns the layout of the report and what makes up its first line.
 
 use model::host::HostFact;
-use model::profile::{FunctionCounts, Stacks};
+use model::profile::{FunctionCount, FunctionCounts, Stacks};
 use profile::counts;
 use profile::fetch::FetchError;
 
@@ -91,6 +91,7 @@ fn signs(chosen: &Chosen, seen: &Gathered, pages: &Pages<'_>) -> Signs {
         used: used_s.map(|used| used / window_s.max(0.001)).or_else(by_profile),
         steal: spent.as_ref().map(|spent| spent.steal),
         node_busy: spent.as_ref().map(|spent| spent.busy),
+        waited: seen.waited_ns.map(|waited| seconds(waited) / window_s.max(0.001)),
         memory_available: after.map(|fact| fact.memory_available_bytes),
         fsync: pages.p99("etcd_disk_wal_fsync_duration_seconds"),
         commit: pages.p99("etcd_disk_backend_commit_duration_seconds"),
@@ -138,10 +139,13 @@ fn server(seen: &Gathered, pages: &Pages<'_>, signs: &Signs) -> Vec<String> {
     if let Some(of) = signs.cores {
         cpu += &format!(" (it may use {of:.0})");
     }
+    if let Some(waited) = signs.waited {
+        cpu += &format!(", waited for {}", cores(waited));
+    }
     let rss = pages.now("process_resident_memory_bytes").map_or_else(unknown, |bytes| size(bytes as u64));
     let garbage = pages
         .gained("go_gc_duration_seconds")
-        .map_or_else(unknown, |(cycles, paused)| format!("{cycles:.0} cycles, paused {}", duration(paused)));
+        .map_or_else(unknown, |(cycles, paused)| format!("cycles {cycles:.0}, paused {}", duration(paused)));
     let applies = pages.grown("etcd_server_slow_apply_total");
     let applies = applies.map_or(String::new(), |n| format!("; slow applies by etcd's counter: {n:.0}"));
     let slow = seen
@@ -184,22 +188,41 @@ fn cpu(stacks: &Stacks, garbage: Option<f64>) -> Vec<String> {
     let (total, length) = (seconds(counts.total), seconds(counts.duration_ns));
     let garbage =
         garbage.map_or(String::new(), |share| format!(", {} in garbage collection", percent(share)));
-    let mut lines = vec![
-        format!("CPU profile: {} samples, {total:.2} s in {length:.1} s{garbage}", counts.samples),
-        format!("{:>7} {:>8} {:>7} {:>8}  function", "self", "", "total", ""),
-    ];
-    for function in top(&counts, CPU_SHOWN) {
+    let mut lines =
+        vec![format!("CPU profile: samples {}, {total:.2} s in {length:.1} s{garbage}", counts.samples)];
+    let row = |function: &FunctionCount| {
         let share = |value: u64| percent(value as f64 / counts.total.max(1) as f64);
-        lines.push(format!(
+        format!(
             "{:>7} {:>6.2} s {:>7} {:>6.2} s  {}",
             share(function.own),
             seconds(function.own),
             share(function.total),
             seconds(function.total),
             shown(&function.name)
-        ));
+        )
+    };
+    if counts.total > 0 {
+        lines.push(format!("{:>7} {:>8} {:>7} {:>8}  function", "self", "", "total", ""));
+    }
+    lines.extend(top(&counts, CPU_SHOWN).map(row));
+    let widest = widest(&counts, OTHERS_SHOWN);
+    if !widest.is_empty() {
+        lines.push("of etcd's own, by total:".to_owned());
+        lines.extend(widest.into_iter().map(row));
     }
     lines
+}
+
+/// etcd's functions that most time lies below, without what every request passes through.
+fn widest(counts: &FunctionCounts, n: usize) -> Vec<&FunctionCount> {
+    let passed = ["Handler", "nterceptor", ".func", "ChainUnary", "etcdmain."];
+    let is_own =
+        |name: &str| name.starts_with("go.etcd.io/") && !passed.iter().any(|part| name.contains(part));
+    let own = counts.functions.iter().filter(|function| function.total > 0 && is_own(&function.name));
+    let mut functions: Vec<_> = own.collect();
+    functions.sort_by_key(|function| std::cmp::Reverse(function.total));
+    functions.truncate(n);
+    functions
 }
 
 fn heap(stacks: &Stacks) -> Vec<String> {
@@ -260,7 +283,7 @@ fn cost(seen: &Gathered) -> String {
     format!("cost: {}, {bytes} of profiles fetched, agent CPU {own}", calls.join(", "))
 }
 
-fn top(counts: &FunctionCounts, n: usize) -> impl Iterator<Item = &model::profile::FunctionCount> {
+fn top(counts: &FunctionCounts, n: usize) -> impl Iterator<Item = &FunctionCount> {
     let mut functions: Vec<_> = counts.functions.iter().filter(|function| function.own > 0).collect();
     functions.sort_by_key(|function| (std::cmp::Reverse(function.own), std::cmp::Reverse(function.total)));
     functions.into_iter().take(n)
