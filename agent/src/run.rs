@@ -74,8 +74,8 @@ pub(crate) async fn run(config: Config, recording: Option<&Path>, ledger: Ledger
     let node = Arc::new(Origin { node: config.node.clone(), ..Origin::default() });
     let (inbox, records) = Inbox::new(INBOX_RECORDS, INBOX_KIB);
     let base = Base { clock: restored.clock, node, shared: shared.clone(), inbox };
-    let targets = sources::targets(&config).await;
-    describe(&config, &targets).await;
+    let (targets, notes) = sources::found(&config).await;
+    describe(&config, &targets, &notes).await;
     let shipping = config.is_shipping();
     let (outlets, ends) = outlets(shipping, recording.is_some());
     let writer = recording.map(|path| recorder::create(path, &restored.engine)).transpose()?;
@@ -207,13 +207,17 @@ fn sinks(
 }
 
 /// What was found, what is sent to whom, what may not be done: said once, at start.
-async fn describe(config: &Config, targets: &[Target]) {
+async fn describe(config: &Config, targets: &[Target], notes: &[String]) {
     for target in targets {
         let probed = target.client_url.is_some() && (target.local || config.etcd.remote);
         info!(
             member = %target.name, client = target.client_url, metrics = target.metrics_url, pprof = target.pprof_url,
             log = target.log_file.as_ref().map(|path| path.display().to_string()), probed, "watching"
         );
+        info!(member = %target.name, "sent to it: {}", calls(config, target, probed).join("; "));
+    }
+    for note in notes {
+        info!("{note}");
     }
     if targets.is_empty() {
         for line in sources::looked(config).await {
@@ -221,10 +225,6 @@ async fn describe(config: &Config, targets: &[Target]) {
         }
         info!("no etcd member here: the agent stays up, watches the node and looks again");
     }
-    info!(
-        scrape = ?config.scrape.interval, reads_hz = config.probe.linearizable_read_hz + config.probe.serializable_read_hz,
-        writes = config.probe.writes.is_some(), "sent to each member"
-    );
     if !config.verdict_enforced() {
         info!("dry run: decisions are shown and logged, receivers are not told");
     }
@@ -234,4 +234,45 @@ async fn describe(config: &Config, targets: &[Target]) {
     if config.rollback.receivers.is_empty() && config.verdict_enforced() {
         warn!("verdict.enforce is on and rollback has no receivers: nobody would be told");
     }
+}
+
+/// Every call that one member gets while nothing is wrong, with its rate.
+fn calls(config: &Config, target: &Target, probed: bool) -> Vec<String> {
+    let mut calls = Vec::new();
+    if target.metrics_url.is_some() {
+        calls.push(format!("its metrics page every {:?}", config.scrape.interval));
+    }
+    if target.client_url.is_some() {
+        calls.push(format!("Status every {:?}, MemberList every third time", config.member.interval));
+        if let Some(every) = config.member.hash_kv {
+            calls.push(format!("HashKV every {every:?}"));
+        }
+    }
+    if probed {
+        let probe = &config.probe;
+        let mut rates = vec![
+            ("serializable reads", probe.serializable_read_hz),
+            ("linearizable reads", probe.linearizable_read_hz),
+            ("Status", probe.status_hz),
+        ];
+        if let Some(writes) = &probe.writes {
+            rates.extend([("leases granted, kept and revoked", writes.lease_hz), ("puts", writes.put_hz)]);
+        }
+        let asked = rates.into_iter().filter(|(_, hz)| *hz > 0.0);
+        calls.extend(asked.map(|(what, hz)| format!("{what}, {hz} a second")));
+        if probe.writes.is_none() {
+            calls.push("no writes".to_owned());
+        }
+    }
+    if target.pprof_url.is_some() && config.profiling.enabled {
+        let capture = &config.profiling.capture;
+        calls.push(format!(
+            "a CPU profile of {} s with heap and goroutines every {:?}",
+            capture.baseline_cpu_seconds, capture.refresh
+        ));
+    }
+    if calls.is_empty() {
+        calls.push("nothing".to_owned());
+    }
+    calls
 }
