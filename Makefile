@@ -4,7 +4,10 @@
 SETUP := deploy/dev/setup.sh
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help tools check test demo clean-tools
+# How long `make fuzz` stays with each target.
+SECONDS ?= 60
+
+.PHONY: help tools check test demo fuzz clean-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,6 +27,10 @@ demo: ## watch a real etcd get slow and be rolled back; ETCD_VERSION=3.4, 3.5, 3
 	@$(SETUP) toolchain protoc etcd-demo
 	cargo build --release --locked -p agent -p demo
 	@ETCD_VERSION="$$(cat .tools/etcd/demo)" $(TARGET)/release/demo
+
+fuzz: ## feed every parser with what a fuzzer makes up, SECONDS=60 each; TARGETS="engine pprof" chooses
+	@$(SETUP) toolchain protoc fuzz
+	@tests/fuzz/run.sh $(SECONDS) $(TARGETS)
 
 clean-tools: ## remove .tools/
 	@# Go writes its module cache read-only.

@@ -21,6 +21,9 @@ mod routes;
 mod socket;
 mod verbs;
 
+#[cfg(fuzzing)]
+pub(crate) use self::verbs::readable_mark;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ mod etcd;
 mod parts;
 mod signals;
 mod tree;
+mod units;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,8 +18,9 @@ use exporters::otlp::{Endpoint, Protocol, Signal};
 use crate::cli::Source;
 pub(crate) use etcd::Etcd;
 pub(crate) use parts::{Admin, Logging, Profiling};
-use tree::{FILE_BYTES_MAX, Map, Node, Notes};
-pub(crate) use tree::{Problem, Provenance, parse_duration};
+use tree::{FILE_BYTES_MAX, Map, Node, Notes, read_text};
+pub(crate) use tree::{Problem, Provenance};
+pub(crate) use units::parse_duration;
 
 /// Where the admin socket is when nobody says otherwise.
 pub(crate) const SOCKET: &str = "/run/backburn/agent.sock";
@@ -104,13 +106,14 @@ pub(crate) fn load(source: &Source) -> Loaded {
 
 fn read(path: &Path, notes: &Notes) -> Option<(String, String)> {
     let name = path.display().to_string();
-    let readable = fs::metadata(path).map_err(|error| format!("cannot be read: {error}")).and_then(|found| {
-        if found.len() > FILE_BYTES_MAX {
-            return Err(format!("is larger than {FILE_BYTES_MAX} bytes: not a configuration"));
-        }
-        fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
-    });
+    let readable = read_text(path, FILE_BYTES_MAX).map_err(|error| format!("cannot be read: {error}"));
     readable.map_err(|why| notes.problem(&name, why)).ok().map(|text| (name, text))
+}
+
+/// The same from texts in memory.
+#[cfg(fuzzing)]
+pub(crate) fn composed(files: &[(String, String)], variables: &BTreeMap<String, String>) -> Loaded {
+    compose(files, variables, Notes::default())
 }
 
 /// Walks the files' trees, part by part.

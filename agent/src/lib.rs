@@ -8,6 +8,8 @@ mod artefacts;
 pub mod cli;
 mod config;
 mod engine_task;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod pipeline;
 mod recording;
 mod run;

@@ -216,7 +216,8 @@ async fn describe(config: &Config, targets: &[Target], notes: &[String]) {
         );
         info!(member = %target.name, "sent to it: {}", calls(config, target, probed).join("; "));
     }
-    for note in notes {
+    // Where nobody was found they are among the places that were looked at.
+    for note in notes.iter().filter(|_| !targets.is_empty()) {
         info!("{note}");
     }
     if targets.is_empty() {

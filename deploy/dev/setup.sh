@@ -10,6 +10,7 @@
 #   etcdctl        .tools/etcd/3.6/etcdctl
 #   deny           .tools/bin/cargo-deny
 #   all            all of the above
+#   fuzz           .tools/bin/cargo-fuzz, and a look for a nightly toolchain; only `make fuzz` wants them
 #
 # A piece that is there already costs one comparison with its stamp: a digest of what it was made from.
 # Every download is held against something in this repository (Cargo.lock, go.sum, a hash) or an archive's signature.
@@ -19,6 +20,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 readonly ROOT=$PWD
 readonly TOOLS=$ROOT/.tools
 readonly DENY_VERSION=0.20.2
+readonly FUZZ_VERSION=0.13.2
 # etcd 3.7 says so in its go.mod; one Go serves all.
 readonly GO_MINOR_MIN=26
 readonly ETCD_VERSIONS=(3.4 3.5 3.5.16 3.6 3.7)
@@ -46,6 +48,7 @@ main() {
         etcd-demo) etcd_demo ;;
         etcdctl) etcdctl ;;
         deny) deny ;;
+        fuzz) fuzz ;;
         all) all ;;
         *) die "no such piece: $1" ;;
         esac
@@ -143,6 +146,20 @@ deny() {
         die 'cargo-deny could not be built' 'cargo must be able to reach crates.io or a mirror of it'
     rm -rf "$TOOLS/build/deny"
     stamp deny "text:$DENY_VERSION"
+}
+
+fuzz() {
+    cargo +nightly --version >/dev/null 2>&1 ||
+        die 'no nightly toolchain; cargo-fuzz builds with it' "cure: rustup toolchain install nightly --profile minimal"
+    command -v "${CXX:-c++}" >/dev/null ||
+        die "no C++ compiler (${CXX:-c++}); libFuzzer is written in it" 'cure (Debian, Ubuntu): apt-get install g++'
+    made fuzz "$TOOLS/bin/cargo-fuzz" "text:$FUZZ_VERSION" && return
+    say "cargo-fuzz $FUZZ_VERSION: from crates.io with its own lock file, a minute"
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+        nice cargo install --quiet --locked --version "=$FUZZ_VERSION" --root "$TOOLS" --target-dir "$TOOLS/build/fuzz" --force cargo-fuzz ||
+        die 'cargo-fuzz could not be built' 'cargo must be able to reach crates.io or a mirror of it'
+    rm -rf "$TOOLS/build/fuzz"
+    stamp fuzz "text:$FUZZ_VERSION"
 }
 
 # -------------------------------------------------------------------------------------------------- etcd from Go modules

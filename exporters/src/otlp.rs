@@ -304,6 +304,23 @@ impl Exporter {
     }
 }
 
+/// Encodes items as [`Exporter::run`] does, without queue and network: uncompressed requests by signal.
+#[cfg(fuzzing)]
+#[must_use]
+pub fn encode(config: &Config, items: &[Item], now: model::time::Stamp) -> Vec<(Signal, Vec<u8>)> {
+    let mut encoder = Encoder::new(config, &Ledger::default());
+    let mut payloads: Vec<Payload> = items.iter().flat_map(|item| encoder.item(item)).collect();
+    payloads.extend(encoder.flush(now));
+    payloads.into_iter().map(|payload| (payload.signal, payload.bytes)).collect()
+}
+
+/// Reads a receiver's reply as both protocols do; the wait that `Retry-After` asks for.
+#[cfg(fuzzing)]
+pub fn read_reply(headers: &reqwest::header::HeaderMap, body: &[u8]) -> Option<Duration> {
+    drop((reply::accepted(body), reply::rpc_status(body), reply::grpc_status(headers, body)));
+    retry::retry_after(headers.get("retry-after")?.to_str().ok()?, 1_700_000_000_000_000_000)
+}
+
 /// The first sender that has ended its request; waits for ever while none is on its way.
 async fn any_done(lanes: &mut [Lane]) -> (usize, Sender, Delivery) {
     std::future::poll_fn(|cx| {

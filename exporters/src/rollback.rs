@@ -17,6 +17,7 @@ mod desk;
 mod event;
 mod file;
 mod journal;
+mod papers;
 mod scribe;
 pub mod signature;
 mod sys;

@@ -1,5 +1,12 @@
 //! The stories, one file each, against real processes. Read this list as an index.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "all of it is test: a story that cannot go on has failed"
+)]
+
 // The tree keeps its own rules: dependencies, module docs, names, unsafe.
 mod tidy;
 // The harness itself: every release line of etcd starts, serves, loses a member and comes back.
@@ -20,3 +27,9 @@ mod logs;
 mod rollback;
 // A recording replays to the same lines in any zone; cut and changed files are told apart.
 mod replay;
+// OTLP receivers at their worst: the agent stays well, lines arrive, drops are counted.
+mod receiver;
+// Without configuration: members are found, read, never written; a broken reload changes nothing.
+mod zero_config;
+// Whatever others wrote: every parser returns, within its bounds.
+mod hostile;

@@ -14,7 +14,7 @@ const LOCAL_DEPENDENCIES: [(&str, &[&str]); 8] = [
     ("collectors/profile", &["model"]),
     ("exporters", &["model"]),
     ("agent", &["model", "processors", "collectors", "profile", "exporters"]),
-    ("tests", &["model"]),
+    ("tests", &["model", "collectors", "profile", "exporters"]),
     ("deploy/dev/demo", &["model", "harness"]),
 ];
 

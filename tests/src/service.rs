@@ -58,20 +58,17 @@ impl Service {
         let done = member.call(&format!("/v3/kv/{operation}"), request);
         let took = started.1.elapsed();
         let (trace, root, call) = (id(16), id(8), id(8));
-        let of = |span: &str| {
-            json!({
-                "time": epoch_ns(started.0 + took), "level": "info", "service.name": self.name,
-                "service.version": revision, "trace_id": trace, "span_id": span,
-                "duration_ms": took.as_secs_f64() * 1e3, "failed": done.is_err(),
-            })
-        };
-        let (mut inner, mut outer) = (of(&call), of(&root));
-        inner["parent_span_id"] = root.as_str().into();
-        inner["msg"] = format!("etcd {operation}").into();
-        inner["operation"] = operation.into();
-        inner["key"] = key.into();
-        inner["peer"] = member.client_address().to_string().into();
-        outer["msg"] = "handle order".into();
+        let (name, took_ms, failed) = (&self.name, took.as_secs_f64() * 1e3, done.is_err());
+        let (time, peer) = (epoch_ns(started.0 + took), member.client_address().to_string());
+        let inner = json!({
+            "time": time, "level": "info", "service.name": name, "service.version": revision,
+            "trace_id": trace, "span_id": call, "parent_span_id": root, "msg": format!("etcd {operation}"),
+            "operation": operation, "key": key, "peer": peer, "duration_ms": took_ms, "failed": failed,
+        });
+        let outer = json!({
+            "time": time, "level": "info", "service.name": name, "service.version": revision,
+            "trace_id": trace, "span_id": root, "msg": "handle order", "duration_ms": took_ms, "failed": failed,
+        });
         self.write(&format!("{inner}\n{outer}\n"))?;
         done.map(|_| trace)
     }

@@ -175,6 +175,7 @@ pub enum Lane {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CallTree {
     /// W3C trace id, or one derived from an etcd line (then `derived`).
+    #[serde(with = "crate::hex")]
     pub trace_id: [u8; 16],
     /// No W3C id was in the logs.
     pub derived: bool,
@@ -188,8 +189,10 @@ pub struct CallTree {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Span {
     /// Id, given or derived (hash of trace and fragment).
+    #[serde(with = "crate::hex")]
     pub span_id: [u8; 8],
     /// Parent, `None` for a root.
+    #[serde(with = "crate::hex::option")]
     pub parent: Option<[u8; 8]>,
     /// Service, `etcd` for etcd's own.
     pub service: String,

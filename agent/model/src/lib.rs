@@ -5,6 +5,7 @@
 
 pub mod board;
 pub mod finding;
+pub mod hex;
 pub mod host;
 pub mod inbox;
 pub mod ledger;

@@ -37,10 +37,13 @@ pub struct LogEvent {
     /// The message, key and value bytes replaced by length and hash.
     pub message: String,
     /// W3C trace id; never an etcd number.
+    #[serde(with = "crate::hex::option")]
     pub trace_id: Option<[u8; 16]>,
     /// Span id of the writer.
+    #[serde(with = "crate::hex::option")]
     pub span_id: Option<[u8; 8]>,
     /// Parent span id, where the line tells.
+    #[serde(with = "crate::hex::option")]
     pub parent_span_id: Option<[u8; 8]>,
     /// What the line means.
     pub meaning: Meaning,

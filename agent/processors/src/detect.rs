@@ -44,6 +44,9 @@ const REBOOT_NS: u64 = 60 * SECOND_NS;
 /// Latencies are told to 0.15 octaves (11 %), and every probe is learnt.
 const LATENCY: Scale = Scale { offset: 1e-6, floor: 0.15, learn_every_s: 0 };
 
+/// How the name of a metric ends that is watched over all members together.
+pub(crate) const ALL_MEMBERS: &str = ", all members";
+
 /// Settings of detection. The default needs no configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -96,9 +99,12 @@ struct Member {
     rows: BTreeMap<String, (Meter, Stream)>,
     cold_until_ns: u64,
     process_start_ns: Option<u64>,
+    /// Generation and number of series of the layout seen last. A restart of the agent must not forget it: the page after
+    /// may have another shape.
+    seen: Option<(u64, u32)>,
     /// Found again with each layout, and after a restart of the agent.
     #[serde(skip)]
-    layout: Option<(u64, u32, Vec<Resolved>)>,
+    resolved: Option<Vec<Resolved>>,
 }
 
 /// All that is watched.
@@ -246,7 +252,7 @@ impl Detect {
                 .flat_map(|stream| stream.baseline.values(LATENCY))
                 .collect();
             let n = usual.len() as u64;
-            let key = (String::new(), format!("{metric}, all members"));
+            let key = (String::new(), format!("{metric}{ALL_MEMBERS}"));
             turned.extend(pool.turned(pool_turn, key, "s", measured(&mut usual, n)));
         }
         turned
@@ -264,7 +270,7 @@ impl Detect {
             member.rows.values_mut().for_each(|(meter, _)| meter.reset());
         }
         member.find(scrape);
-        let Some((_, _, resolved)) = &member.layout else { return Vec::new() };
+        let Some(resolved) = &member.resolved else { return Vec::new() };
         let mut turned = Vec::new();
         for (row, series) in ROWS.iter().zip(resolved).filter(|(_, series)| !series.is_empty()) {
             if !member.rows.contains_key(row.family) {
@@ -340,18 +346,16 @@ impl Detect {
 impl Member {
     fn find(&mut self, scrape: &Scrape) {
         let layout = &scrape.layout;
-        let current = self.layout.as_ref().is_some_and(|(generation, series, _)| {
-            *generation == layout.generation && *series == layout.series
-        });
-        if current {
+        let new = (layout.generation, layout.series);
+        if self.seen == Some(new) && self.resolved.is_some() {
             return;
         }
         // Another shape of the page sums other series: deltas across it would be steps of our making.
-        if self.layout.is_some() {
+        if self.seen.is_some_and(|seen| seen != new) {
             self.rows.values_mut().for_each(|(meter, _)| meter.reset());
         }
-        self.layout =
-            Some((layout.generation, layout.series, ROWS.iter().map(|row| resolve(layout, row)).collect()));
+        self.seen = Some(new);
+        self.resolved = Some(ROWS.iter().map(|row| resolve(layout, row)).collect());
     }
 }
 

@@ -22,8 +22,12 @@ use model::board::{Board, FINDINGS_MAX};
 use model::finding::{CallTree, Conclusion, Finding, Outcome, Regression, Shape};
 use model::record::{Fact, Record};
 use model::request::{Ask, Request};
-use model::time::Stamp;
+use model::time::{SECOND_NS, Stamp};
 use serde::{Deserialize, Serialize};
+
+/// Regressions that open within so long of each other are one event: the first asks for a profile, and a second one
+/// after it would show the cure.
+const ONE_EVENT_NS: u64 = 60 * SECOND_NS;
 
 /// What all processors may be told. Travels as JSON in [`Fact::Config`]; holds no secrets.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +58,7 @@ pub struct Engine {
     marked_mono_ns: Option<u64>,
     last_finding: u64,
     last_request: u64,
+    asked_at: Option<Stamp>,
 }
 
 impl Engine {
@@ -74,6 +79,7 @@ impl Engine {
             marked_mono_ns: None,
             last_finding: 0,
             last_request: 0,
+            asked_at: None,
             config,
         }
     }
@@ -174,9 +180,11 @@ impl Engine {
     fn ask(&mut self, record: &Record, finding: &Finding) -> Option<Request> {
         let Conclusion::Regression(regression) = &finding.conclusion else { return None };
         let target = record.origin.member_name();
-        if !wants_profile(regression) || target.is_empty() {
+        let asked = self.asked_at.is_some_and(|asked| record.at.since_ns(asked) < ONE_EVENT_NS);
+        if !wants_profile(regression) || target.is_empty() || asked {
             return None;
         }
+        self.asked_at = Some(record.at);
         self.last_request += 1;
         let ask = Ask::Capture {
             target: target.to_owned(),
@@ -210,4 +218,31 @@ fn as_tree(conclusion: &Conclusion) -> Option<&CallTree> {
 
 fn wants_profile(regression: &Regression) -> bool {
     regression.open && regression.cause.is_none() && regression.shape == Shape::Step
+}
+
+#[cfg(test)]
+mod tests {
+    use model::probe::{ProbeKind, ProbeOutcome};
+    use model::verdict::State;
+
+    use super::{Config, Engine};
+    use crate::story::{Noise, second};
+
+    #[test]
+    fn an_incident_that_is_over_leaves_nothing_open_at_any_member() {
+        for seed in 1..=6 {
+            let mut engine = Engine::new(Config::default());
+            let mut noise = Noise::new(seed * 31);
+            for now in 0..900 {
+                let factor = if (300..360).contains(&now) { 25.0 } else { 1.0 };
+                let mut answer =
+                    |_: f64, _: &str, _: ProbeKind| (noise.around(4.0 * factor, 0.3), ProbeOutcome::Ok);
+                for record in second(now, &mut answer) {
+                    engine.apply(&record);
+                }
+            }
+            let states: Vec<State> = engine.decisions().iter().map(|decision| decision.state).collect();
+            assert_eq!(states, [State::Pass], "seed {seed}");
+        }
+    }
 }

@@ -288,7 +288,7 @@ impl Slo {
 }
 
 /// What we may not ask tells nothing about etcd's health.
-fn is_data(outcome: &ProbeOutcome) -> bool {
+pub(crate) fn is_data(outcome: &ProbeOutcome) -> bool {
     match outcome {
         ProbeOutcome::NotPermitted => false,
         ProbeOutcome::Grpc(code) => code != "PermissionDenied" && code != "Unauthenticated",

@@ -559,6 +559,19 @@ mod tests {
     }
 
     #[test]
+    fn steps_that_claim_centuries_end_in_a_tree() {
+        let step = |duration_ns| Step { name: "range keys".into(), duration_ns };
+        let meaning = Meaning::EtcdTrace {
+            number: 7,
+            work: work("range", 0, 200),
+            steps: vec![step(u64::MAX), step(u64::MAX)],
+        };
+        let trees = stitch(vec![event("etcd", meaning)]);
+        let [tree] = trees.as_slice() else { panic!("{trees:?}") };
+        assert!(tree.spans.iter().all(|span| span.start_ns <= span.end_ns), "{tree:?}");
+    }
+
+    #[test]
     fn a_trace_closes_two_seconds_after_its_root_or_ten_without_one() {
         let closes_after = |events: Vec<LogEvent>| {
             let mut stitch = Stitch::default();

@@ -19,7 +19,9 @@ use model::verdict::{Decision, ProfileState, State};
 use serde::{Deserialize, Serialize};
 
 use self::target::Judged;
+use crate::detect::ALL_MEMBERS;
 use crate::excuse::Excuses;
+use crate::slo;
 
 /// Target of the decision about the cluster as a whole, which no marker can arm.
 pub const CLUSTER: &str = "etcd";
@@ -32,6 +34,10 @@ const LINKS_MAX: usize = 512;
 const SIGNALLED_MAX: usize = 1_024;
 /// Probes since the marker below which `pass` would be a guess.
 const PROBES_ENOUGH: u64 = 20;
+/// Without an answer or a failure for so long, nothing is known any more.
+const SILENT_NS: u64 = 60 * SECOND_NS;
+/// A regression that began so shortly before a rollout is the likelier cause of what follows; an older one is how things are.
+const RECENT_NS: u64 = 600 * SECOND_NS;
 
 /// What the verdict may be told. Seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +73,7 @@ pub struct Verdict {
     captures: BTreeMap<u64, String>,
     signalled: VecDeque<Signalled>,
     probes: u64,
+    last_probe: Option<Stamp>,
     harmless: Option<String>,
     skipped: u64,
 }
@@ -150,7 +157,7 @@ impl Verdict {
     pub fn observe(&mut self, record: &Record, findings: &[Finding], excuses: &Excuses) -> Judgement {
         match &record.fact {
             Fact::Mark(mark) => self.mark(mark, record.at),
-            Fact::Probe(_) => self.probe(),
+            Fact::Probe(probe) if slo::is_data(&probe.outcome) => self.probe(record.at),
             _ => {}
         }
         for finding in findings {
@@ -165,7 +172,8 @@ impl Verdict {
         }
     }
 
-    fn probe(&mut self) {
+    fn probe(&mut self, at: Stamp) {
+        self.last_probe = Some(at);
         self.probes = self.probes.saturating_add(1);
         for judged in self.targets.values_mut() {
             judged.probes = judged.probes.saturating_add(1);
@@ -179,6 +187,10 @@ impl Verdict {
         if self.targets.len() >= TARGETS_MAX && !self.targets.contains_key(&mark.target) {
             self.skipped += 1;
             return;
+        }
+        if mark.rollback_of.is_none() {
+            // What was profiled before explains nothing that comes from here on.
+            self.profiles.clear();
         }
         let judged = self.targets.entry(mark.target.clone()).or_default();
         judged.mark(mark, at);
@@ -215,7 +227,9 @@ impl Verdict {
     }
 
     fn note_regression(&mut self, regression: &Regression, finding: &Finding) {
-        let member = finding.origin.member_name().to_owned();
+        // What is watched over all members opens at one member's record and closes at another's.
+        let pooled = regression.metric.ends_with(ALL_MEMBERS);
+        let member = if pooled { String::new() } else { finding.origin.member_name().to_owned() };
         let key = format!("{} {member}", regression.metric);
         if regression.open {
             self.regressed.insert(key, Opened { regression: regression.clone(), member });
@@ -237,7 +251,7 @@ impl Verdict {
             at,
             service: root.service.clone(),
             revision: root.revision.clone(),
-            trace_id: hex(&tree.trace_id),
+            trace_id: model::hex::text(&tree.trace_id),
             duration_ns: root.end_ns.saturating_sub(root.start_ns),
         });
     }
@@ -256,30 +270,35 @@ impl Verdict {
 
     /// Targets whose rollout could explain the trouble that is open now.
     fn fitting(&self, now: Stamp) -> Vec<String> {
-        let Some(onset) = self.onset() else { return Vec::new() };
         let onset_max_ns = self.config.onset_max_s * SECOND_NS;
         let window_ns = self.config.window_s * SECOND_NS;
+        let fits = |judged: &Judged| {
+            let Some(marked) = judged.armed() else { return false };
+            let recent = marked.mono_ns.saturating_sub(RECENT_NS)..marked.mono_ns;
+            let began_before =
+                self.voting_regressions().any(|opened| recent.contains(&opened.regression.onset.mono_ns));
+            let onset = self.onset_since(marked);
+            now.since_ns(marked) <= window_ns
+                && !began_before
+                && onset.is_some_and(|onset| onset.since_ns(marked) <= onset_max_ns)
+        };
         self.targets
             .iter()
-            .filter(|(name, judged)| {
-                judged.armed().is_some_and(|marked| {
-                    now.since_ns(marked) <= window_ns
-                        && onset.mono_ns >= marked.mono_ns
-                        && onset.since_ns(marked) <= onset_max_ns
-                }) && name.as_str() != CLUSTER
-            })
+            .filter(|(name, judged)| name.as_str() != CLUSTER && fits(judged))
             .map(|(name, _)| name.clone())
             .collect()
     }
 
-    /// First sign of the trouble that is open: the earliest onset of a voting regression, else the first voting burn.
-    fn onset(&self) -> Option<Stamp> {
-        let regression = self.voting_regressions().map(|opened| opened.regression.onset).min();
-        let burn = self.voting_burns().map(|firing| firing.at).min();
-        match (regression, burn) {
-            (Some(regression), Some(burn)) => Some(regression.min(burn)),
-            (one, other) => one.or(other),
-        }
+    /// First sign of the trouble that is open, looking back no further than `from`: the earliest onset of a voting
+    /// regression, or the first voting burn.
+    fn onset_since(&self, from: Stamp) -> Option<Stamp> {
+        let regressions = self.voting_regressions().map(|opened| opened.regression.onset);
+        let burns = self.voting_burns().map(|firing| firing.at);
+        regressions.chain(burns).filter(|onset| onset.mono_ns >= from.mono_ns).min()
+    }
+
+    fn is_silent(&self, now: Stamp) -> bool {
+        self.last_probe.is_none_or(|last| now.since_ns(last) > SILENT_NS)
     }
 
     fn voting_burns(&self) -> impl Iterator<Item = &Firing> {
@@ -297,7 +316,8 @@ impl Verdict {
         self.voting_burns()
             .filter(|firing| match &firing.burn.lane {
                 Lane::Change { target, revision } => target == name && *revision == judged.revision,
-                Lane::Tier { .. } => true,
+                // An hour's window burns on after the cure: once a put-back is in, the change window alone says when it is over.
+                Lane::Tier { .. } => judged.put_back.is_none(),
             })
             .collect()
     }
@@ -316,7 +336,7 @@ impl Verdict {
     fn weigh(&self, name: &str, fitting: &[String], now: Stamp) -> State {
         let Some(judged) = self.targets.get(name) else { return State::Unknown };
         if name == CLUSTER {
-            return self.weigh_cluster(judged);
+            return self.weigh_cluster(now);
         }
         if judged.state == State::Rollback {
             return self.weigh_signalled(name, judged, now);
@@ -333,6 +353,9 @@ impl Verdict {
         if !burns.is_empty() || self.voting_regressions().next().is_some() {
             return State::Hold;
         }
+        if self.is_silent(now) {
+            return State::Unknown;
+        }
         // What has passed stays so until something is wrong: a put-back alone is no reason to know less.
         if judged.probes >= PROBES_ENOUGH || judged.state == State::Pass {
             State::Pass
@@ -341,10 +364,10 @@ impl Verdict {
         }
     }
 
-    fn weigh_cluster(&self, _: &Judged) -> State {
+    fn weigh_cluster(&self, now: Stamp) -> State {
         if self.voting_burns().next().is_some() || self.voting_regressions().next().is_some() {
             State::Hold
-        } else if self.probes >= PROBES_ENOUGH {
+        } else if self.probes >= PROBES_ENOUGH && !self.is_silent(now) {
             State::Pass
         } else {
             State::Unknown
@@ -388,7 +411,8 @@ impl Verdict {
             return;
         }
         let decision = Arc::new(decision);
-        if moved && state == State::Rollback {
+        // A dry run spends nothing: the first real signal must still leave.
+        if moved && state == State::Rollback && self.config.enforce {
             self.spend(name, now);
         }
         if let Some(judged) = self.targets.get_mut(name) {
@@ -434,10 +458,6 @@ fn lane_key(burn: &Burn) -> String {
         Lane::Tier { name, .. } => format!("{} {name}", burn.slo),
         Lane::Change { target, revision } => format!("{} change {target} {revision}", burn.slo),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

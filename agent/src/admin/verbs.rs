@@ -102,6 +102,12 @@ fn parse(body: &[u8]) -> Result<Mark, String> {
     Ok(Mark { target, revision, kind, rollback_of, source: MarkSource::Operator })
 }
 
+/// Whether the body of a mark can be read.
+#[cfg(fuzzing)]
+pub(crate) fn readable_mark(body: &[u8]) -> bool {
+    parse(body).is_ok()
+}
+
 fn name(field: &str, value: &str) -> Result<(), String> {
     if value.len() > NAME_BYTES_MAX {
         return Err(format!("{field}: {} bytes, at most {NAME_BYTES_MAX}", value.len()));

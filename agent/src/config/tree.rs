@@ -6,12 +6,21 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
+use super::units::{join, nearest, parse_bytes, parse_duration, tell_duration};
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
+use saphyr_parser::{Event, Parser};
 
 /// Largest file that is read: a configuration is pages, not megabytes.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Longest file of a secret; keys are tens of bytes.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+/// Nested lists and mappings; ours are five deep, and the loader spends its stack on each level.
+const DEPTH_MAX: usize = 32;
 /// Problems reported in one run; a file with more has the wrong format.
 const PROBLEMS_MAX: usize = 100;
 
@@ -83,8 +92,23 @@ impl Notes {
     }
 }
 
+/// The text of a file of at most `bytes_max`, whatever its length is said to be: a device has none and never ends.
+pub(crate) fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length <= bytes_max) {
+        Ok(text)
+    } else {
+        Err(io::Error::other(format!("is larger than {bytes_max} bytes")))
+    }
+}
+
 /// Parses the text; syntax errors are noted and give an empty document.
 pub(crate) fn load<'y>(file: &str, text: &'y str, notes: &Notes) -> Option<MarkedYaml<'y>> {
+    if let Some(place) = too_deep(text) {
+        notes.problem(&format!("{file}:{place}"), format!("is nested more than {DEPTH_MAX} levels deep"));
+        return None;
+    }
     match MarkedYaml::load_from_str(text) {
         Ok(documents) if documents.len() > 1 => {
             notes.problem(file, "has more than one document; keep one, without `---`".to_owned());
@@ -96,6 +120,25 @@ pub(crate) fn load<'y>(file: &str, text: &'y str, notes: &Notes) -> Option<Marke
             None
         }
     }
+}
+
+/// The place (`line:col`) where the text is nested more deeply than the loader can bear: it spends its stack on each level,
+/// the events come without one. What aliases multiply, the loader bounds itself.
+fn too_deep(text: &str) -> Option<String> {
+    let mut depth = 0_usize;
+    for event in Parser::new_from_str(text) {
+        // The loader tells syntax errors.
+        let (event, span) = event.ok()?;
+        match event {
+            Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
+            Event::MappingEnd | Event::SequenceEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            return Some(format!("{}:{}", span.start.line(), span.start.col() + 1));
+        }
+    }
+    None
 }
 
 /// A node of one of the files.
@@ -294,7 +337,7 @@ impl<'y> Map<'y> {
         }
         let mut from = Map::over(vec![node], self.path_to(key), self.notes);
         let secret = match (from.text("file"), from.text("env")) {
-            (Some(file), None) => std::fs::read_to_string(&file)
+            (Some(file), None) => read_text(Path::new(&file), SECRET_BYTES_MAX)
                 .map(|text| text.trim_end().to_owned())
                 .map_err(|error| format!("cannot be read from {file}: {error}")),
             (None, Some(name)) => {
@@ -404,73 +447,6 @@ fn is_null(node: &MarkedYaml<'_>) -> bool {
     matches!(scalar(node), Some(Scalar::Null))
 }
 
-/// `900ms`, `1.5s`, `5m`, `1h`, `1d`; `None` when it is not one.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, unit) = text.split_at_checked(digits)?;
-    let scale_s = match unit.trim() {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3_600.0,
-        "d" => 86_400.0,
-        _ => return None,
-    };
-    let number: f64 = number.parse().ok()?;
-    Duration::try_from_secs_f64(number * scale_s).ok()
-}
-
-fn tell_duration(duration: Duration) -> String {
-    format!("{duration:?}")
-}
-
-fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at_checked(digits)?;
-    let scale = match unit.trim() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(scale)
-}
-
-fn join(words: &BTreeSet<String>) -> String {
-    words.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// The known word within two edits, if there is one.
-fn nearest<'w>(word: &str, known: &'w BTreeSet<String>) -> Option<&'w str> {
-    known
-        .iter()
-        .map(|candidate| (distance(word, candidate), candidate.as_str()))
-        .filter(|(distance, _)| *distance <= 2)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance by characters.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        let mut next = vec![left];
-        for (b, above) in other.iter().zip(row.iter().skip(1)) {
-            let change = diagonal + usize::from(a != *b);
-            left = change.min(left + 1).min(above + 1);
-            diagonal = *above;
-            next.push(left);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -532,18 +508,19 @@ mod tests {
         assert!(told[0].starts_with("agent.yaml: is not YAML: "), "{told:?}");
     }
 
+    /// The first one overflowed the stack of the loader; of the second, the loader has a bound of its own.
     #[test]
-    fn durations_have_units() {
-        let check = |text: &str, ms: Option<u64>| {
-            assert_eq!(parse_duration(text), ms.map(Duration::from_millis), "{text}");
-        };
-        check("900ms", Some(900));
-        check("1.5s", Some(1_500));
-        check("5m", Some(300_000));
-        check("1d", Some(86_400_000));
-        check("10", None);
-        check("s", None);
-        check("-1s", None);
-        check("1 fortnight", None);
+    fn what_would_exhaust_the_loader_is_one_problem() {
+        let deep = "- ".repeat(200_000);
+        assert_eq!(problems(&deep), ["agent.yaml:1:65: is nested more than 32 levels deep"]);
+        let doubled: String = (1..64).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}]\n", n - 1)).collect();
+        let laughs = problems(&format!("a0: &a0 [ha, ha]\n{doubled}"));
+        assert!(laughs.len() == 1 && laughs[0].contains("alias expansion"), "{laughs:?}");
+    }
+
+    #[test]
+    fn a_file_that_never_ends_is_refused() {
+        let refused = read_text(Path::new("/dev/zero"), 1_000).unwrap_err();
+        assert_eq!(refused.to_string(), "is larger than 1000 bytes");
     }
 }

@@ -103,6 +103,8 @@ struct Pass {
     added: u64,
     timestamps: u64,
     exemplars: u64,
+    /// Samples refused for their key by this generation; what they collided with may go.
+    blocked: u64,
     rejects: Rejects,
 }
 
@@ -163,7 +165,7 @@ impl Columns {
         self.failures = 0;
         let start = self.start_on_page();
         let restarted = self.restarted(start);
-        self.end();
+        self.end(pass.blocked > 0);
         self.synthesize([
             1.0,
             seconds(duration_ns),
@@ -194,7 +196,7 @@ impl Columns {
         let (layout, values) = if let Some(quiet) = &self.quiet {
             (Arc::clone(quiet), Arc::from(synthetic.as_slice()))
         } else {
-            self.end();
+            self.end(false);
             self.synthesize(synthetic);
             (Arc::clone(&self.layout), Arc::from(self.values.as_slice()))
         };
@@ -288,7 +290,10 @@ impl Columns {
         pass.exemplars += u64::from(tail.exemplar);
         match slot {
             Slot::Comment => {}
-            Slot::Rejected(reject) => pass.rejects.add(reject, line),
+            Slot::Rejected(reject) => {
+                pass.blocked += 1;
+                pass.rejects.add(reject, line);
+            }
             Slot::Series(id) => {
                 let place = index(id);
                 let (Some(memory), Some(value)) = (self.memory.get_mut(place), self.values.get_mut(place))
@@ -346,8 +351,9 @@ impl Columns {
         if moved { Some(Restart::StartTime) } else { (fell > rose).then_some(Restart::Values) }
     }
 
-    /// Ends the series that are not here: once told, then absent. Turns this page into the one before.
-    fn end(&mut self) {
+    /// Ends the series that are not here: once told, then absent. Turns this page into the one before. With samples
+    /// `blocked`, a single series that went is reason enough for a new generation: it may have been in their way.
+    fn end(&mut self, blocked: bool) {
         let mut gone = 0;
         let failed = self.failures > 0;
         for (memory, value) in self.memory.iter_mut().zip(&mut self.values) {
@@ -358,7 +364,8 @@ impl Columns {
             }
             memory.before = here;
         }
-        self.worn = !failed && gone > TOMBSTONES_MIN && gone > self.memory.len() / TOMBSTONES_SHARE;
+        let many = gone > TOMBSTONES_MIN && gone > self.memory.len() / TOMBSTONES_SHARE;
+        self.worn = !failed && (many || (blocked && gone > 0));
     }
 
     fn synthesize(&mut self, synthetic: [f64; SYNTHETIC.len()]) {

@@ -49,7 +49,7 @@ fn line(event: &LogEvent, file: &str, read_ns: u64, writer: &mut Writer) {
         writer.attribute(6, key, Value::Str(value));
     }
     if let Some(parent) = event.parent_span_id {
-        writer.attribute(6, "parent_span_id", Value::Str(&hex(&parent)));
+        writer.attribute(6, "parent_span_id", Value::Str(&model::hex::text(&parent)));
     }
     meaning(&event.meaning, writer);
     if let Some(id) = event.trace_id {
@@ -201,17 +201,6 @@ fn any(json: &Json, depth: u8, writer: &mut Writer) {
             writer.close(list);
         }
     }
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        write!(text, "{byte:02x}").ok();
-    }
-    text
 }
 
 /// An unsigned number as OTLP's signed one.

@@ -11,10 +11,10 @@ use model::origin::Origin;
 use model::record::{Fact, Record};
 use model::time::{Clock, SECOND_NS};
 use model::verdict::{Decision, Delivery, SignalEvent, State};
-use serde_json::{Value, json};
 
-use super::book::{Attempt, Book, EVIDENCE_MAX, Entry, Event, OPEN_MAX, Signal, Standing, dry_run_key};
-use super::event::{self, Content, Subject};
+use super::book::{Attempt, Book, EVIDENCE_MAX, Entry, Event, OPEN_MAX, Signal, dry_run_key};
+use super::event::{self, Content};
+use super::papers;
 use super::scribe::Scribe;
 use super::{Attempted, Leg, Receiver, StartError};
 
@@ -82,8 +82,9 @@ impl Desk {
 
     /// Opens and resolves signals as the decisions say. Decisions that were seen before change nothing.
     pub(crate) async fn decided(&mut self, decisions: &BTreeMap<String, Arc<Decision>>) {
-        let over =
-            |signal: &&Signal| decisions.get(&signal.target).is_some_and(|now| takes_back(now, signal));
+        let over = |signal: &&Signal| {
+            decisions.get(&signal.target).is_some_and(|now| papers::takes_back(now, signal))
+        };
         self.withdrawn = self.book.open.values().filter(over).map(|signal| signal.id.clone()).collect();
         for decision in decisions.values() {
             match decision.state {
@@ -121,7 +122,7 @@ impl Desk {
             return;
         }
         let now = self.clock.now();
-        let subject = subject(decision, &id);
+        let subject = papers::subject(decision, &id);
         let stored_at = self.evidence_path(&id);
         let body = event::body(subject, Content::Rollback(decision, &stored_at), &self.origin, now.wall_ns);
         let mut receivers = self.takers(&decision.target);
@@ -141,7 +142,7 @@ impl Desk {
             valid_until_ns: decision.valid_until_ns,
             legs: BTreeMap::new(),
         };
-        let evidence = evidence_file(subject, decision, &receivers, now.wall_ns);
+        let evidence = papers::evidence_file(subject, decision, &receivers, now.wall_ns);
         let signal = Signal {
             id: id.clone(),
             target: decision.target.clone(),
@@ -167,7 +168,8 @@ impl Desk {
     async fn tell_dry(&mut self, decision: &Decision, id: String) {
         let now = self.clock.now();
         let receivers = self.takers(&decision.target);
-        let evidence = evidence_file(subject(decision, &id), decision, &receivers, now.wall_ns);
+        let evidence =
+            papers::evidence_file(papers::subject(decision, &id), decision, &receivers, now.wall_ns);
         let entry = Entry::DryRun {
             signal: id.clone(),
             target: decision.target.clone(),
@@ -227,13 +229,7 @@ impl Desk {
 
     async fn keep_diff(&mut self, signal: &str, diff: &ProfileDiff) {
         let read = self.scribe.read_evidence(signal).await;
-        let mut value = read.unwrap_or_else(|| json!({ "signal_id": signal }));
-        if let Some(fields) = value.as_object_mut() {
-            let diffs = fields.entry("profile_diffs").or_insert_with(|| json!([]));
-            if let Some(diffs) = diffs.as_array_mut() {
-                diffs.push(json!(diff));
-            }
-        }
+        let value = papers::with_diff(read, signal, diff);
         self.scribe.write_evidence(signal, value).await;
     }
 
@@ -243,13 +239,7 @@ impl Desk {
             return false;
         }
         let now_ns = self.clock.now().wall_ns;
-        let subject = Subject {
-            signal: &signal.id,
-            target: &signal.target,
-            revision: &signal.revision,
-            epoch: signal.epoch,
-            valid_until_ns: signal.events.first().map_or(now_ns, |rollback| rollback.valid_until_ns),
-        };
+        let subject = papers::subject_of(signal, now_ns);
         let Some(body) = event::body(subject, content, &self.origin, now_ns) else { return false };
         let valid_until_ns = now_ns.saturating_add(FOLLOW_UP_NS);
         let event = Event { id, kind: content.kind(), body, valid_until_ns, legs: BTreeMap::new() };
@@ -258,12 +248,7 @@ impl Desk {
 
     /// Journals the end of one attempt; returns how many there were.
     pub(crate) async fn attempted(&mut self, leg: &Leg, attempted: Attempted) -> u32 {
-        let (saw, reached, end) = match attempted {
-            Attempted::Taken { confirmed: true, saw } => (saw, true, Some(Delivery::Confirmed)),
-            Attempted::Taken { confirmed: false, saw } => (saw, true, Some(Delivery::Delivered)),
-            Attempted::Refused(saw) => (saw.clone(), true, Some(Delivery::Refused(saw))),
-            Attempted::Later { saw, reached, .. } => (saw, reached, None),
-        };
+        let (saw, reached, end) = papers::end_of(attempted);
         let end = end.or_else(|| self.too_late(leg).then_some(Delivery::Expired));
         self.end(leg, (saw, reached, end)).await;
         let event = self.find(leg).map(|(_, event)| event);
@@ -273,33 +258,7 @@ impl Desk {
     async fn end(&mut self, leg: &Leg, ended: (String, bool, Option<Delivery>)) {
         let (mut saw, reached, end) = ended;
         saw.truncate(saw.floor_char_boundary(SAW_BYTES_MAX));
-        let outcome = match &end {
-            None => "retry",
-            Some(Delivery::Delivered) => "delivered",
-            Some(Delivery::Confirmed) => "confirmed",
-            Some(Delivery::Refused(_)) => "refused",
-            Some(Delivery::Expired) => "expired",
-        };
-        self.ledger.add("agent_rollback_attempts_total", outcome, 1);
-        let text = saw.as_str();
-        match &end {
-            Some(Delivery::Delivered | Delivery::Confirmed) => {
-                tracing::info!(event = leg.event, receiver = leg.receiver, saw = text, "signal delivered");
-            }
-            Some(_) => tracing::error!(
-                event = leg.event,
-                receiver = leg.receiver,
-                saw = text,
-                outcome,
-                "signal not delivered"
-            ),
-            None => tracing::warn!(
-                event = leg.event,
-                receiver = leg.receiver,
-                saw = text,
-                "signal will be sent again"
-            ),
-        }
+        self.ledger.add("agent_rollback_attempts_total", papers::tell_end(leg, &saw, end.as_ref()), 1);
         let durable = end.is_some();
         let attempt = Attempt {
             signal: leg.signal.clone(),
@@ -383,22 +342,7 @@ impl Desk {
 
     /// All legs that could be sent now, rollbacks first.
     pub(crate) fn due(&self) -> BTreeSet<Leg> {
-        let mut due = BTreeSet::new();
-        for signal in self.book.open.values() {
-            for event in &signal.events {
-                for receiver in &signal.receivers {
-                    if signal.standing(event, receiver) == Standing::Due {
-                        due.insert(Leg {
-                            kind: event.kind,
-                            signal: signal.id.clone(),
-                            event: event.id.clone(),
-                            receiver: receiver.clone(),
-                        });
-                    }
-                }
-            }
-        }
-        due
+        papers::due(&self.book)
     }
 
     /// Body and end of validity (wall ns) of a leg.
@@ -432,36 +376,4 @@ impl Desk {
         }
         written
     }
-}
-
-/// Whether a signal is no longer asked for: another state, a later rollout, or a dry run from now on.
-fn takes_back(now: &Decision, signal: &Signal) -> bool {
-    let asked_for = now.epoch == signal.epoch && now.state == State::Rollback && !now.dry_run;
-    now.epoch >= signal.epoch && !asked_for
-}
-
-fn subject<'a>(decision: &'a Decision, id: &'a str) -> Subject<'a> {
-    Subject {
-        signal: id,
-        target: &decision.target,
-        revision: &decision.revision,
-        epoch: decision.epoch,
-        valid_until_ns: decision.valid_until_ns,
-    }
-}
-
-/// The whole evidence, not clipped, with readable times.
-fn evidence_file(subject: Subject<'_>, decision: &Decision, receivers: &[String], at_ns: u64) -> Value {
-    json!({
-        "signal_id": subject.signal,
-        "target": subject.target,
-        "revision": subject.revision,
-        "epoch": subject.epoch,
-        "dry_run": decision.dry_run,
-        "at": event::rfc3339(at_ns),
-        "valid_until": event::rfc3339(subject.valid_until_ns),
-        "receivers": receivers,
-        "evidence": event::whole(Content::Rollback(decision, "")),
-        "profile_diffs": [],
-    })
 }

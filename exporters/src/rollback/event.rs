@@ -5,8 +5,6 @@
 //! below it (`<signal>.evidence.<request>.<kind>`, `<signal>.resolved`), because a receiver that drops repeated ids would
 //! drop them too; `signalid`, `dedupkey` and `data.signal_id` carry the signal's id in all of them.
 
-use std::fmt::Write as _;
-
 use jiff::Timestamp;
 use model::finding::ProfileDiff;
 use model::origin::Origin;
@@ -36,17 +34,8 @@ pub(crate) fn signal_id(target: &str, revision: &str, epoch: u64) -> String {
         sum.update(part.as_bytes());
     }
     let mut id = String::from("sig_");
-    id.push_str(hex(&sum.finalize()).get(..ID_HEX).unwrap_or_default());
+    id.push_str(model::hex::text(&sum.finalize()).get(..ID_HEX).unwrap_or_default());
     id
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _written = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The id of an event about a signal.

@@ -13,7 +13,6 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::book::{Book, Entry};
-use super::event::hex;
 
 /// Rotated from this size on, or from twice the size after the last rotation: a signal takes about 10 kB with its body.
 const ROTATE_BYTES: u64 = 1 << 20;
@@ -217,7 +216,7 @@ fn encode(entry: &Entry) -> Result<String, JournalError> {
 }
 
 fn sum(json: &str) -> String {
-    let mut text = hex(&Sha256::digest(json.as_bytes()));
+    let mut text = model::hex::text(&Sha256::digest(json.as_bytes()));
     text.truncate(SUM_HEX);
     text
 }

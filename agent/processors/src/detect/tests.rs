@@ -358,3 +358,18 @@ fn members_beyond_the_bound_are_not_watched() {
     assert_eq!(watch.detect.members.len(), super::MEMBERS_MAX);
     assert_eq!(MEMBERS.len(), 3);
 }
+
+#[test]
+fn a_page_of_another_shape_begins_anew_after_a_restart_too() {
+    let counter = ("etcd_server_leader_changes_seen_total", Vec::new(), 1.0);
+    let narrow = Page { values: vec![counter.clone()], ..Page::default() };
+    let wide = Page { values: vec![counter, ("go_goroutines", Vec::new(), 9.0)], ..Page::default() };
+    let mut running = Watch::new();
+    running.feed(&narrow.scrape(100.0, "m1"));
+    let state = |watch: &Watch| postcard::to_stdvec(&watch.detect).unwrap();
+    let mut restored = Watch { detect: postcard::from_bytes(&state(&running)).unwrap(), ..Watch::new() };
+    for watch in [&mut running, &mut restored] {
+        watch.feed(&wide.scrape(101.0, "m1"));
+    }
+    assert_eq!(state(&running), state(&restored));
+}

@@ -204,7 +204,8 @@ impl Pieces {
 
     /// Steps at their earliest place; hidden ones leave slack.
     fn steps(&self, piece: &Piece, trace_id: u128, parent: [u8; 8]) -> Vec<Span> {
-        let total: u64 = piece.steps.iter().map(|(_, duration)| duration).sum();
+        // A line may claim centuries.
+        let total = piece.steps.iter().fold(0_u64, |total, (_, duration)| total.saturating_add(*duration));
         let slack_ns = (piece.end_ns - piece.start_ns).saturating_sub(total).min(HIDDEN_STEP_NS);
         let mut start_ns = piece.start_ns;
         let mut spans = Vec::new();

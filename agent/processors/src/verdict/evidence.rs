@@ -5,7 +5,7 @@ use model::time::{SECOND_NS, Stamp};
 use model::verdict::{Decision, Evidence, ProfileState, State};
 
 use super::target::Judged;
-use super::{CLUSTER, PROBES_ENOUGH, Verdict};
+use super::{CLUSTER, PROBES_ENOUGH, SILENT_NS, Verdict};
 
 /// Regressions and burns quoted in one piece of evidence: a person reads a handful.
 const QUOTED_MAX: usize = 8;
@@ -41,7 +41,7 @@ impl Verdict {
         let regressions: Vec<Regression> =
             self.regressed.values().map(|opened| opened.regression.clone()).take(QUOTED_MAX).collect();
         let links = self.links_from(name, judged);
-        let mut evidence = Evidence::assemble(self.sentence(name, judged, state, &burns));
+        let mut evidence = Evidence::assemble(self.sentence(name, judged, (state, now), &burns));
         evidence.members = members(&burns, self.regressed.values().map(|opened| opened.member.as_str()));
         if !links.is_empty() {
             evidence.callers.push(name.to_owned());
@@ -53,7 +53,7 @@ impl Verdict {
             .map(|burn| share(burn.bad, burn.total))
             .max_by(f64::total_cmp);
         evidence.marked_at = judged.marked_at;
-        evidence.onset = self.onset();
+        evidence.onset = self.onset_since(judged.armed().unwrap_or_default());
         evidence.profile = self.profile(&evidence.members);
         evidence.cool_down = self
             .cooling(name, now)
@@ -65,9 +65,12 @@ impl Verdict {
         evidence
     }
 
-    fn sentence(&self, name: &str, judged: &Judged, state: State, burns: &[Burn]) -> String {
+    fn sentence(&self, name: &str, judged: &Judged, (state, now): (State, Stamp), burns: &[Burn]) -> String {
         let revision = &judged.revision;
         match state {
+            State::Unknown if self.is_silent(now) => {
+                format!("{name}: no probe was answered or failed for {} s", SILENT_NS / SECOND_NS)
+            }
             State::Unknown => format!(
                 "{name}: too little is known yet, {} of {PROBES_ENOUGH} probes have come",
                 if name == CLUSTER { self.probes } else { judged.probes }.min(PROBES_ENOUGH)

@@ -93,9 +93,21 @@ impl Story {
     }
 
     fn burn(&mut self, revision: &str, firing: bool, votes: bool) {
+        self.burn_in(
+            Lane::Change { target: ORDERS.to_owned(), revision: revision.to_owned() },
+            firing,
+            votes,
+        );
+    }
+
+    fn tier(&mut self, firing: bool) {
+        self.burn_in(Lane::Tier { name: "page_fast".to_owned(), long_s: 3_600, short_s: 300 }, firing, true);
+    }
+
+    fn burn_in(&mut self, lane: Lane, firing: bool, votes: bool) {
         let burn = Burn {
             slo: "write".to_owned(),
-            lane: Lane::Change { target: ORDERS.to_owned(), revision: revision.to_owned() },
+            lane,
             firing,
             votes,
             excused: (!votes).then(|| "planned restart of m3".to_owned()),
@@ -310,6 +322,60 @@ fn nobody_acts_on_a_signal_for_ever() {
     assert_eq!(story.state(ORDERS), State::Rollback);
     story.run(601);
     assert_eq!(story.state(ORDERS), State::Hold);
+}
+
+#[test]
+fn an_old_regression_does_not_clear_a_later_rollout() {
+    let mut story = Story::begin();
+    story.regression(true, None);
+    story.run(700);
+    story.rollout(ORDERS, "v2", None);
+    story.run(5);
+    story.call_tree(ORDERS, "v2");
+    story.burn("v2", true, true);
+    assert_eq!(story.state(ORDERS), State::Rollback);
+}
+
+#[test]
+fn silence_is_not_a_pass() {
+    let mut story = Story::begin();
+    assert_eq!(story.state(CLUSTER), State::Pass);
+    for _ in 0..61 {
+        story.now_s += 1;
+        story.see(Fact::Tick(Tick::default()), Vec::new());
+    }
+    assert_eq!(story.state(CLUSTER), State::Unknown);
+    let refused =
+        Probe { kind: ProbeKind::LinearizableRead, latency_ns: 1, outcome: ProbeOutcome::NotPermitted };
+    story.see(Fact::Probe(refused), Vec::new());
+    story.see(Fact::Tick(Tick::default()), Vec::new());
+    assert_eq!(story.state(CLUSTER), State::Unknown, "not being permitted says nothing about etcd");
+}
+
+#[test]
+fn a_page_tier_does_not_hold_a_recovery_back() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v1", None);
+    story.bad_rollout("v2");
+    story.tier(true);
+    story.rollout(ORDERS, "v1", Some("v2"));
+    story.burn("v2", false, true);
+    story.regression(false, None);
+    assert_eq!(story.state(ORDERS), State::Pass);
+}
+
+#[test]
+fn a_dry_run_spends_nothing() {
+    let mut story = Story::begin();
+    story.verdict.configure(Config::default());
+    story.rollout(ORDERS, "v1", None);
+    story.bad_rollout("v2");
+    assert_eq!(story.state(ORDERS), State::Rollback);
+    story.burn("v2", false, true);
+    story.regression(false, None);
+    story.verdict.configure(Config { enforce: true, ..Config::default() });
+    story.bad_rollout("v2");
+    assert_eq!(story.state(ORDERS), State::Rollback);
 }
 
 #[test]

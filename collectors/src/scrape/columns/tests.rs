@@ -211,6 +211,20 @@ fn rejects_are_counted_each_scrape_and_make_no_generations() {
 }
 
 #[test]
+fn a_series_is_kept_again_once_the_one_in_its_way_has_gone() {
+    let mut columns = Columns::new(100);
+    let page = "a 1\n# TYPE h histogram\nh_bucket{le=\"+Inf\"} 2\n";
+    // The same bound in other letters, on one page only.
+    read(&mut columns, &page.replace("h_bucket", "h_bucket{le=\"1e999\"} 1\nh_bucket"));
+    let blocked = read(&mut columns, page);
+    assert_eq!((blocked.kept, blocked.rejects.count(Reject::Duplicate)), (1, 1));
+    let free = read(&mut columns, page);
+    assert_eq!((free.kept, free.rejects.total()), (2, 0));
+    let generation = free.layout.generation;
+    assert_eq!(read(&mut columns, page).layout.generation, generation, "and it stays so");
+}
+
+#[test]
 fn a_changed_help_is_only_words_but_a_changed_type_is_a_shape() {
     let mut columns = Columns::new(100);
     let first = read(&mut columns, PAGE);

@@ -1,0 +1,205 @@
+//! OTLP receivers that are slow, refuse, answer garbage or are gone: the agent stays well, and what is missing is counted.
+
+use std::{collections::BTreeSet, thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    daemon::{self, Daemon, Seat},
+    etcd::{Cluster, Options, Version},
+    process::wait_until,
+    service::Service,
+    sink::{Protocol, Reply, Sink, flat},
+};
+
+/// Back-off reaches seconds during an outage, and a busy host takes its share.
+const SOON: Duration = Duration::from_secs(60);
+
+/// What the demo allows the agent; a queue of its own is a small part of that.
+const PEAK_KIB_MAX: u64 = 96 << 10;
+
+/// How long a receiver stays gone.
+const OUTAGE: Duration = Duration::from_secs(20);
+
+struct Stage {
+    // Kept alive: its pages are the volume.
+    _cluster: Cluster,
+    sink: Sink,
+    seat: Seat,
+    orders: Service,
+    agent: Daemon,
+    said: Vec<String>,
+}
+
+impl Stage {
+    fn set(name: &str, protocol: Protocol) -> Result<Stage> {
+        let cluster = Cluster::start(Version::V3_5, 1, &Options::default())?;
+        let sink = Sink::start()?;
+        let seat = Seat::new(name)?;
+        let orders = Service::new(seat.folder().path(), "orders");
+        let (endpoint, protocol) = match protocol {
+            Protocol::Grpc => (sink.grpc_endpoint(), "grpc"),
+            Protocol::Http => (sink.http_endpoint(), "http/protobuf"),
+        };
+        let log = orders.log().display();
+        let rest = format!(
+            "otlp: {{ endpoint: {endpoint}, protocol: {protocol}, flush: 300ms, queue: 1MiB }}
+logs: {{ files: [\"{log}\"], start_at: beginning }}
+"
+        );
+        seat.configure(&format!("{}{rest}", daemon::named(&cluster, false)))?;
+        // A file has no key for it: the variable counts.
+        let agent = seat.start(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "1000")])?;
+        Ok(Stage { _cluster: cluster, sink, seat, orders, agent, said: Vec::new() })
+    }
+
+    /// A line each tenth of a second, and the agent is asked how it is.
+    fn say_for(&mut self, lasts: Duration) -> Result<()> {
+        for _ in 0..lasts.as_millis() / 100 {
+            self.said.push(self.orders.say("steady")?);
+            for path in ["/healthz", "/readyz"] {
+                let answer = self.agent.get(path)?;
+                ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.body);
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        let peak = self.agent.peak_kib()?;
+        ensure!(peak < PEAK_KIB_MAX, "{peak} KiB");
+        Ok(())
+    }
+
+    fn missing(&self) -> usize {
+        let lines = flat::logs(&self.sink.received());
+        let arrived: BTreeSet<&str> = lines.iter().map(|line| line.trace_id.as_str()).collect();
+        self.said.iter().filter(|trace| !arrived.contains(trace.as_str())).count()
+    }
+
+    fn wait_for_all(&self) -> Result<()> {
+        wait_until("every line", SOON, || {
+            let missing = self.missing();
+            ensure!(missing == 0, "{missing} of {} lines are missing", self.said.len());
+            Ok(Some(()))
+        })
+        .with_context(|| format!("the agent wrote: {}", self.agent.agent.stderr()))
+    }
+
+    fn dropped(&self, reason: &str) -> Result<f64> {
+        self.agent.metric("agent_otlp_dropped_items_total", reason)
+    }
+
+    /// After `reply` for a while nothing may be missing.
+    fn endures(&mut self, reply: &Reply) -> Result<()> {
+        self.sink.respond(reply.clone());
+        self.say_for(Duration::from_secs(3))?;
+        self.sink.respond(Reply::Accept);
+        self.wait_for_all().with_context(|| format!("{reply:?}"))?;
+        let dropped = self.dropped("")?;
+        ensure!(dropped == 0.0, "{dropped} items dropped by {reply:?}");
+        Ok(())
+    }
+
+    /// After `reply` for a while what was sent meanwhile may be gone; what comes then arrives.
+    fn survives(&mut self, reply: &Reply) -> Result<()> {
+        let refused = self.sink.refused();
+        self.sink.respond(reply.clone());
+        self.say_for(Duration::from_secs(3))?;
+        ensure!(self.sink.refused() > refused, "nothing was sent during {reply:?}");
+        self.sink.respond(Reply::Accept);
+        self.said.clear();
+        self.say_for(Duration::from_secs(1))?;
+        self.wait_for_all().with_context(|| format!("after {reply:?}"))
+    }
+}
+
+fn faults(protocol: Protocol, name: &str) -> Result<()> {
+    let mut stage = Stage::set(name, protocol)?;
+    stage.say_for(Duration::from_secs(1))?;
+    stage.wait_for_all()?;
+    stage.endures(&Reply::Unavailable { retry_after: Some(Duration::from_secs(1)) })?;
+    stage.endures(&Reply::Slow(Duration::from_millis(700)))?;
+    stage.endures(&Reply::Hang)?;
+    ensure!(stage.agent.metric("agent_otlp_retries_total", "")? > 0.0, "no retry is counted");
+
+    stage.survives(&Reply::Garbage)?;
+    stage.survives(&Reply::Endless)?;
+    let before = stage.dropped("rejected")?;
+    stage.survives(&Reply::Refuse { grpc: tonic::Code::InvalidArgument, http: 400 })?;
+    let after = stage.dropped("rejected")?;
+    ensure!(after > before, "a refusal for good is counted as rejected: {before} then {after}");
+    stage.agent.stop()
+}
+
+fn outage(protocol: Protocol, name: &str) -> Result<()> {
+    let mut stage = Stage::set(name, protocol)?;
+    stage.say_for(Duration::from_secs(1))?;
+    stage.wait_for_all()?;
+    stage.sink.down();
+    stage.say_for(OUTAGE)?;
+    ensure!(stage.missing() > 0, "the sink was not down");
+    ensure!(stage.agent.metric("agent_otlp_queue_bytes", "")? > 0.0, "nothing waits");
+    stage.sink.up()?;
+    stage.wait_for_all()?;
+    ensure!(stage.dropped("")? == 0.0, "items dropped in a short outage");
+
+    // A flood during the next one: the queue's bound holds, and what is lost is counted to the line.
+    stage.sink.down();
+    let said = stage.said.len();
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..600 {
+        stage.said.push(stage.orders.say(&noise(&mut seed))?);
+    }
+    stage.say_for(Duration::from_secs(5))?;
+    let queued = stage.agent.metric("agent_otlp_queue_bytes", "")?;
+    ensure!(queued <= f64::from(1 << 20), "{queued} bytes in a queue of 1 MiB");
+    stage.sink.up()?;
+    wait_until("the drops to account for what is missing", SOON, || {
+        let (missing, dropped) = (stage.missing(), stage.dropped_lines()?);
+        ensure!(missing as f64 <= dropped, "{missing} lines missing, {dropped} counted as dropped");
+        ensure!(stage.said.last().is_some_and(|last| stage.has_arrived(last)), "the last line is on its way");
+        Ok(Some(()))
+    })?;
+    ensure!(stage.dropped("queue_full")? > 0.0, "a megabyte held {} lines", stage.said.len() - said);
+    stage.agent.stop()?;
+    drop(stage.seat);
+    Ok(())
+}
+
+impl Stage {
+    fn dropped_lines(&self) -> Result<f64> {
+        self.agent.metric("agent_otlp_dropped_items_by_signal_total", "logs")
+    }
+
+    fn has_arrived(&self, trace: &str) -> bool {
+        flat::logs(&self.sink.received()).iter().any(|line| line.trace_id == trace)
+    }
+}
+
+/// Six kilobytes that no compression makes much smaller.
+fn noise(seed: &mut u64) -> String {
+    let mut next = || {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        format!("{seed:016x}")
+    };
+    (0..400).map(|_| next()).collect()
+}
+
+#[test]
+fn a_slow_refusing_or_garbled_receiver_costs_counted_items_and_nothing_else_over_grpc() {
+    faults(Protocol::Grpc, "receiver-faults-grpc").unwrap();
+}
+
+#[test]
+fn a_slow_refusing_or_garbled_receiver_costs_counted_items_and_nothing_else_over_http() {
+    faults(Protocol::Http, "receiver-faults-http").unwrap();
+}
+
+#[test]
+fn a_receiver_that_was_gone_for_twenty_seconds_has_every_line_and_a_flood_is_bounded_over_grpc() {
+    outage(Protocol::Grpc, "receiver-outage-grpc").unwrap();
+}
+
+#[test]
+fn a_receiver_that_was_gone_for_twenty_seconds_has_every_line_and_a_flood_is_bounded_over_http() {
+    outage(Protocol::Http, "receiver-outage-http").unwrap();
+}
