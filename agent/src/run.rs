@@ -19,7 +19,7 @@ use model::record::{Fact, Record};
 use model::time::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, Failure};
@@ -64,6 +64,26 @@ struct Ends {
 
 /// Runs the agent until there is a reason to stop; with `recording`, writes down what it sees and says.
 pub(crate) async fn run(config: Config, recording: Option<&Path>, ledger: Ledger) -> Result<Stop, Failure> {
+    let started = start(config, recording, ledger).instrument(info_span!("start")).await?;
+    let Started { pipeline, mut reloads, mut changes } = started;
+    let stop = async {
+        tokio::select! {
+            why = signal() => why,
+            Some(()) = reloads.recv() => Stop::Reload,
+            Some(()) = changes.recv() => Stop::Members,
+        }
+    };
+    Ok(pipeline.run(stop, GRACE).await?)
+}
+
+/// All parts under way, and what may end them besides a signal.
+struct Started {
+    pipeline: Pipeline,
+    reloads: mpsc::Receiver<()>,
+    changes: mpsc::Receiver<()>,
+}
+
+async fn start(config: Config, recording: Option<&Path>, ledger: Ledger) -> Result<Started, Failure> {
     let raw = clock::system();
     let restored = state::restore(&config.state_dir, &raw, config.engine.clone()).map_err(|error| {
         let text = format!("keep state in {}", config.state_dir.display());
@@ -89,21 +109,14 @@ pub(crate) async fn run(config: Config, recording: Option<&Path>, ledger: Ledger
     let mut pipeline = Pipeline::new(shared);
     pipeline.sink("engine", engine.run(records));
     configure(&base, &config);
-    let (reload, mut reloads) = mpsc::channel(1);
-    let (change, mut changes) = mpsc::channel(1);
+    let (reload, reloads) = mpsc::channel(1);
+    let (change, changes) = mpsc::channel(1);
     admin_server(&mut pipeline, &base, &config, (ends.board.clone(), reload)).await?;
     sinks(&mut pipeline, &base, &config, (ends, writer), &targets)?;
     sources::spawn(&mut pipeline, &base, &config, &targets, change);
     // From here on the sources alone keep the engine alive.
     drop(base);
-    let stop = async {
-        tokio::select! {
-            why = signal() => why,
-            Some(()) = reloads.recv() => Stop::Reload,
-            Some(()) = changes.recv() => Stop::Members,
-        }
-    };
-    Ok(pipeline.run(stop, GRACE).await?)
+    Ok(Started { pipeline, reloads, changes })
 }
 
 /// The first record: what the engine is to believe from here on.
