@@ -151,6 +151,10 @@ fn dispatch(command: Command) -> Ended {
         Command::Replay(replay) => replay::replay(&replay),
         Command::Version => {
             say(&format!("agent {}", env!("CARGO_PKG_VERSION")));
+            say(&format!("recording: format {}", crate::recording::VERSION));
+            say(&format!("state: version {}, of this agent alone", crate::state::VERSION));
+            say("OTLP profiles: v1development, as in protocol 1.10");
+            say("pprof: profile.proto, with or without gzip");
             Ok(Exit::Ok)
         }
     }

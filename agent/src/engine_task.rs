@@ -64,7 +64,6 @@ pub(crate) struct EngineTask {
     ledger: Ledger,
     node: Arc<Origin>,
     saved_mono_ns: u64,
-    skipped: BTreeMap<String, u64>,
 }
 
 impl EngineTask {
@@ -76,7 +75,7 @@ impl EngineTask {
         node: Arc<Origin>,
         ledger: Ledger,
     ) -> EngineTask {
-        EngineTask { engine, outlets, state, ledger, node, saved_mono_ns: 0, skipped: BTreeMap::new() }
+        EngineTask { engine, outlets, state, ledger, node, saved_mono_ns: 0 }
     }
 
     /// Applies records until the last source has gone and the inbox is empty.
@@ -219,17 +218,12 @@ impl EngineTask {
     fn tick(&mut self, at: Stamp) {
         let mut board = self.engine.board(at);
         for (reason, count) in self.engine.skipped() {
-            self.skipped.insert(reason, count);
+            self.ledger.set("agent_engine_skipped_total", reason, count);
         }
         let lines = self.ledger.lines().into_iter();
         board.losses = lines
             .filter(|(metric, reason, _)| is_loss(metric, reason))
             .map(|(metric, reason, count)| (metric.to_owned(), reason.to_owned(), count))
-            .chain(
-                self.skipped
-                    .iter()
-                    .map(|(reason, count)| ("agent_engine_skipped_total".to_owned(), reason.clone(), *count)),
-            )
             .collect();
         self.outlets.board.send_replace(Arc::new(board));
         if at.mono_ns.saturating_sub(self.saved_mono_ns) >= SAVE_EVERY_NS {
@@ -257,11 +251,100 @@ fn tell_verdict(decision: &Decision) {
     }
 }
 
-/// Counters of things that went missing, not of things that went well.
+/// Words in the names of counters of things that went missing, not of things that went well.
+const LOSSES: [&str; 15] = [
+    "broken", "delayed", "dropped", "drops", "errors", "failures", "folded", "ignored", "lost", "missing",
+    "refused", "reject", "retries", "skipped", "skips",
+];
+
 fn is_loss(metric: &str, reason: &str) -> bool {
-    metric.ends_with("_total")
-        && reason != "ok"
-        && ["dropped", "skipped", "reject", "missing", "refused", "failures", "lost", "retries"]
-            .iter()
-            .any(|word| metric.contains(word))
+    // The same items once more, by signal.
+    let is_told_already = metric == "agent_otlp_dropped_items_by_signal_total";
+    let named = LOSSES.iter().any(|word| metric.contains(word));
+    metric.ends_with("_total") && reason != "ok" && named && !is_told_already
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_what_went_missing_are_losses() {
+        let losses = [
+            "agent_admin_connections_broken_total",
+            "agent_admin_connections_refused_total",
+            "agent_artefacts_dropped_total",
+            "agent_captures_refused_total",
+            "agent_engine_skipped_total",
+            "agent_etcd_connect_errors_total",
+            "agent_evidence_dropped_total",
+            "agent_host_readings_skipped_total",
+            "agent_logs_checkpoint_errors_total",
+            "agent_logs_files_skipped_total",
+            "agent_logs_lost_bytes_total",
+            "agent_logs_lost_files_total",
+            "agent_logs_read_errors_total",
+            "agent_logs_rejects_total",
+            "agent_mark_drops_total",
+            "agent_mark_skips_total",
+            "agent_member_hash_errors_total",
+            "agent_member_list_errors_total",
+            "agent_member_skips_total",
+            "agent_otlp_dropped_items_total",
+            "agent_otlp_folded_edges_total",
+            "agent_otlp_folded_probes_total",
+            "agent_otlp_retries_total",
+            "agent_otlp_skipped_points_total",
+            "agent_outbox_dropped_total",
+            "agent_probe_rejects_total",
+            "agent_probe_skips_total",
+            "agent_probe_watch_errors_total",
+            "agent_profile_rejects_total",
+            "agent_recording_missing_total",
+            "agent_rollback_done_delayed_total",
+            "agent_rollback_evidence_dropped_total",
+            "agent_rollback_journal_errors_total",
+            "agent_scrape_ignored_total",
+            "agent_scrape_rejects_total",
+            "agent_scrapes_skipped_total",
+            "agent_shutdown_lost_total",
+            "agent_state_failures_total",
+            "agent_ticks_skipped_total",
+        ];
+        for metric in losses {
+            assert!(is_loss(metric, "any"), "{metric}");
+        }
+    }
+
+    #[test]
+    fn counters_of_work_are_no_losses() {
+        // Work that was done, and outcomes that are findings of their own: a member that is silent is what we came to see.
+        let others = [
+            "agent_admin_requests_total",
+            "agent_findings_total",
+            "agent_host_readings_total",
+            "agent_logs_lines_total",
+            "agent_logs_read_again_total",
+            "agent_marks_total",
+            "agent_member_silent_total",
+            "agent_otlp_dropped_items_by_signal_total",
+            "agent_otlp_queue_bytes",
+            "agent_otlp_sent_items_total",
+            "agent_probe_watch_foreign_total",
+            "agent_probes_total",
+            "agent_profile_baselines_total",
+            "agent_profile_captures_total",
+            "agent_records_total",
+            "agent_rollback_attempts_total",
+            "agent_rollback_open_signals",
+            "agent_rollback_signals_total",
+            "agent_scrape_layouts_total",
+            "agent_scrape_restarts_total",
+            "agent_scrapes_total",
+            "agent_tls_reloads_total",
+        ];
+        for metric in others {
+            assert!(!is_loss(metric, "any"), "{metric}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use model::record::{Fact, Record};
 use model::time::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, Failure};
@@ -64,6 +64,20 @@ struct Ends {
 
 /// Runs the agent until there is a reason to stop; with `recording`, writes down what it sees and says.
 pub(crate) async fn run(config: Config, recording: Option<&Path>, ledger: Ledger) -> Result<Stop, Failure> {
+    let started = start(config, recording, ledger).instrument(info_span!("start")).await?;
+    let Started { pipeline, reloads, changes } = started;
+    let stop = why_stop(signal, (reloads, changes), recording.is_some());
+    Ok(pipeline.run(stop, GRACE).await?)
+}
+
+/// All parts under way, and what may end them besides a signal.
+struct Started {
+    pipeline: Pipeline,
+    reloads: mpsc::Receiver<()>,
+    changes: mpsc::Receiver<()>,
+}
+
+async fn start(config: Config, recording: Option<&Path>, ledger: Ledger) -> Result<Started, Failure> {
     let raw = clock::system();
     let restored = state::restore(&config.state_dir, &raw, config.engine.clone()).map_err(|error| {
         let text = format!("keep state in {}", config.state_dir.display());
@@ -74,8 +88,8 @@ pub(crate) async fn run(config: Config, recording: Option<&Path>, ledger: Ledger
     let node = Arc::new(Origin { node: config.node.clone(), ..Origin::default() });
     let (inbox, records) = Inbox::new(INBOX_RECORDS, INBOX_KIB);
     let base = Base { clock: restored.clock, node, shared: shared.clone(), inbox };
-    let targets = sources::targets(&config).await;
-    describe(&config, &targets).await;
+    let (targets, notes) = sources::found(&config).await;
+    describe(&config, &targets, &notes).await;
     let shipping = config.is_shipping();
     let (outlets, ends) = outlets(shipping, recording.is_some());
     let writer = recording.map(|path| recorder::create(path, &restored.engine)).transpose()?;
@@ -96,8 +110,7 @@ pub(crate) async fn run(config: Config, recording: Option<&Path>, ledger: Ledger
     sources::spawn(&mut pipeline, &base, &config, &targets, change);
     // From here on the sources alone keep the engine alive.
     drop(base);
-    let stop = why_stop(signal, (reloads, changes), recording.is_some());
-    Ok(pipeline.run(stop, GRACE).await?)
+    Ok(Started { pipeline, reloads, changes })
 }
 
 /// Waits for a reason to stop. While a recording is written only SIGTERM and SIGINT are one: a new run would begin with
@@ -226,15 +239,17 @@ fn sinks(
 }
 
 /// What was found, what is sent to whom, what may not be done: said once, at start.
-async fn describe(config: &Config, targets: &[Target]) {
+async fn describe(config: &Config, targets: &[Target], notes: &[String]) {
     for target in targets {
         let probed = target.client_url.is_some() && (target.local || config.etcd.remote);
         info!(
             member = %target.name, client = target.client_url, metrics = target.metrics_url, pprof = target.pprof_url,
             log = target.log_file.as_ref().map(|path| path.display().to_string()), probed, "watching"
         );
+        info!(member = %target.name, "sent to it: {}", calls(config, target, probed).join("; "));
     }
-    for note in sources::barred(config).await {
+    // Where nobody was found they are among the places that were looked at.
+    for note in notes.iter().filter(|_| !targets.is_empty()) {
         info!("{note}");
     }
     if targets.is_empty() {
@@ -243,10 +258,6 @@ async fn describe(config: &Config, targets: &[Target]) {
         }
         info!("no etcd member here: the agent stays up, watches the node and looks again");
     }
-    info!(
-        scrape = ?config.scrape.interval, reads_hz = config.probe.linearizable_read_hz + config.probe.serializable_read_hz,
-        writes = config.probe.writes.is_some(), "sent to each member"
-    );
     if !config.verdict_enforced() {
         info!("dry run: decisions are shown and logged, receivers are not told");
     }
@@ -256,6 +267,47 @@ async fn describe(config: &Config, targets: &[Target]) {
     if config.rollback.receivers.is_empty() && config.verdict_enforced() {
         warn!("verdict.enforce is on and rollback has no receivers: nobody would be told");
     }
+}
+
+/// Every call that one member gets while nothing is wrong, with its rate.
+fn calls(config: &Config, target: &Target, probed: bool) -> Vec<String> {
+    let mut calls = Vec::new();
+    if target.metrics_url.is_some() {
+        calls.push(format!("its metrics page every {:?}", config.scrape.interval));
+    }
+    if target.client_url.is_some() {
+        calls.push(format!("Status every {:?}, MemberList every third time", config.member.interval));
+        if let Some(every) = config.member.hash_kv {
+            calls.push(format!("HashKV every {every:?}"));
+        }
+    }
+    if probed {
+        let probe = &config.probe;
+        let mut rates = vec![
+            ("serializable reads", probe.serializable_read_hz),
+            ("linearizable reads", probe.linearizable_read_hz),
+            ("Status", probe.status_hz),
+        ];
+        if let Some(writes) = &probe.writes {
+            rates.extend([("leases granted, kept and revoked", writes.lease_hz), ("puts", writes.put_hz)]);
+        }
+        let asked = rates.into_iter().filter(|(_, hz)| *hz > 0.0);
+        calls.extend(asked.map(|(what, hz)| format!("{what}, {hz} a second")));
+        if probe.writes.is_none() {
+            calls.push("no writes".to_owned());
+        }
+    }
+    if target.pprof_url.is_some() && config.profiling.enabled {
+        let capture = &config.profiling.capture;
+        calls.push(format!(
+            "a CPU profile of {} s with heap and goroutines every {:?}",
+            capture.baseline_cpu_seconds, capture.refresh
+        ));
+    }
+    if calls.is_empty() {
+        calls.push("nothing".to_owned());
+    }
+    calls
 }
 
 #[cfg(test)]

@@ -150,6 +150,19 @@ fn unsafe_code_lives_in_sys_and_simd() {
 }
 
 #[test]
+fn evidence_is_assembled_by_the_verdict_alone() {
+    let verdict = Path::new("agent/processors/src/verdict");
+    let strays = complaints(".rs", |path, text| {
+        let may = path.starts_with(verdict) || path.ends_with("tests/e2e/tidy.rs");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        (!may && code.contains("Evidence::assemble")).then(|| "assembles Evidence".into())
+    });
+    assert!(strays.is_empty(), "{strays:#?}");
+    let callers = read(&root().join(verdict).join("evidence.rs"));
+    assert!(callers.contains("Evidence::assemble"), "nobody assembles it: this rule looks for another name");
+}
+
+#[test]
 fn files_are_short_before_their_tests() {
     let long = complaints(".rs", |path, text| {
         let lines = text.split("#[cfg(test)]").next().unwrap_or_default().lines().count();

@@ -1,4 +1,4 @@
-//! The node and the watched processes, from /proc and cgroups. Cumulative values stay cumulative.
+//! The node and the watched processes, from /proc. Cumulative values stay cumulative.
 
 use serde::{Deserialize, Serialize};
 

@@ -30,12 +30,6 @@ impl Stamp {
         Stamp { mono_ns: self.mono_ns.saturating_add(ns), wall_ns: self.wall_ns.saturating_add(ns) }
     }
 
-    /// The instant `ns` nanoseconds before this one, on both clocks.
-    #[must_use]
-    pub fn minus_ns(&self, ns: u64) -> Stamp {
-        Stamp { mono_ns: self.mono_ns.saturating_sub(ns), wall_ns: self.wall_ns.saturating_sub(ns) }
-    }
-
     /// The wall time that belongs to another monotonic reading of the same boot.
     #[must_use]
     pub fn wall_at(&self, mono_ns: u64) -> u64 {

@@ -126,11 +126,16 @@ impl Engine {
 
     /// Records or parts of records that a bound or a broken invariant made the engine skip, by reason.
     #[must_use]
-    pub fn skipped(&self) -> Vec<(String, u64)> {
-        let mut skipped = self.skipped.clone();
-        skipped.insert("verdict_targets".to_owned(), self.verdict.skipped());
-        skipped.insert("call_trees".to_owned(), self.stitch.dropped());
-        skipped.into_iter().filter(|(_, count)| *count > 0).collect()
+    pub fn skipped(&self) -> Vec<(&'static str, u64)> {
+        let mut skipped = vec![
+            ("bad_config_record", self.skipped.values().sum()),
+            ("call_trees", self.stitch.dropped()),
+            ("edges_unsure", self.topology.unsure()),
+            ("edges_without_room", self.topology.overflow()),
+            ("verdict_targets", self.verdict.skipped()),
+        ];
+        skipped.retain(|(_, count)| *count > 0);
+        skipped
     }
 
     /// The decisions as they stand, e.g. after a restore.

@@ -96,6 +96,7 @@ pub(super) fn otlp(
         notes.origin("otlp", shown, name);
     }
     config.resource.push(("host.name".to_owned(), node.to_owned()));
+    config.seed = seed(node, std::process::id());
     let mut map = root.map("otlp");
     if map.has("endpoint") {
         let endpoint = map.text_or("endpoint", "");
@@ -158,4 +159,49 @@ fn pairs(text: &str) -> Vec<(String, String)> {
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
         .collect()
+}
+
+/// Another number for each node and start, so that a fleet does not come back to its receiver in step (FNV-1a, 64 bits).
+fn seed(node: &str, pid: u32) -> u64 {
+    const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    node.bytes()
+        .chain(pid.to_le_bytes())
+        .fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+/// A value as people may see it: a URL in it without user, password and query, where tokens stand.
+pub(super) fn shown(value: &str) -> String {
+    let words = value.split(' ').map(|word| {
+        let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
+        let rest = rest.split('?').next().unwrap_or("");
+        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        let host = authority.rsplit('@').next().unwrap_or("");
+        format!("{scheme}://{host}{path}")
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_differ_in_their_seed() {
+        assert_ne!(seed("n1", 7), seed("n2", 7));
+        assert_ne!(seed("n1", 7), seed("n1", 8));
+        assert_eq!(seed("n1", 7), seed("n1", 7));
+    }
+
+    #[test]
+    fn urls_are_shown_without_what_lets_somebody_in() {
+        let check = |value, expected| assert_eq!(shown(value), expected);
+        check("https://otlp.example:4318/v1", "https://otlp.example:4318/v1");
+        check("https://user:pass@otlp.example/v1?token=t", "https://otlp.example/v1");
+        check("https://a@b:p@host?k=1,2", "https://host");
+        check("http://u@one:1, http://u@two:2/x", "http://one:1, http://two:2/x");
+        check("/var/lib/backburn", "/var/lib/backburn");
+        check("what? a@b", "what? a@b");
+        check("://?", "://");
+    }
 }

@@ -79,7 +79,11 @@ impl Notes {
 
     /// All that was noted: problems, warnings, origins.
     pub(crate) fn into_parts(self) -> (Vec<Problem>, Vec<Problem>, Vec<Provenance>) {
-        (self.problems.into_inner(), self.warnings.into_inner(), self.origins.into_inner())
+        let mut origins = self.origins.into_inner();
+        for origin in &mut origins {
+            origin.value = super::signals::shown(&origin.value);
+        }
+        (self.problems.into_inner(), self.warnings.into_inner(), origins)
     }
 
     fn at(&self, node: Node<'_>, text: String) {

@@ -20,8 +20,16 @@ use crate::pipeline::Pipeline;
 /// How often the processes of the members are looked for again: a restarted member has another pid.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
+/// Where the kubelet keeps the log of kubeadm's etcd; its pod is named after the node, and so is the member.
+const POD_LOGS: &str = "/var/log/pods";
+
 /// The members to watch: those that were named, and those that are found on this node.
 pub(crate) async fn targets(config: &Config) -> Vec<Target> {
+    found(config).await.0
+}
+
+/// The members to watch, and what may not be done with those that were looked for, with the reason.
+pub(super) async fn found(config: &Config) -> (Vec<Target>, Vec<String>) {
     let environment =
         Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
     let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
@@ -29,14 +37,17 @@ pub(crate) async fn targets(config: &Config) -> Vec<Target> {
     for target in &mut targets {
         target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
     }
+    let mut notes = Vec::new();
     if config.etcd.discovery {
-        for target in discover::probe_reachable(found).await.targets {
+        let reached = discover::probe_reachable(found).await;
+        notes = reached.notes;
+        for target in reached.targets {
             if !targets.iter().any(|known| is_same(known, &target)) {
                 targets.push(target);
             }
         }
     }
-    targets
+    (targets, notes)
 }
 
 /// Where members were looked for, a line each: for whoever found none.
@@ -45,17 +56,6 @@ pub(crate) async fn looked(config: &Config) -> Vec<String> {
         Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
     let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
     discover::probe_reachable(found).await.describe()
-}
-
-/// What may not be done at the members that were found, and why: for the start, so that nobody has to miss it first.
-pub(crate) async fn barred(config: &Config) -> Vec<String> {
-    if !config.etcd.discovery {
-        return Vec::new();
-    }
-    let environment =
-        Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
-    let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
-    discover::probe_reachable(found).await.notes
 }
 
 fn is_same(one: &Target, other: &Target) -> bool {
@@ -85,13 +85,16 @@ pub(super) fn spawn(
         members(pipeline, base, config, (target, &puts));
     }
     let (watched, watched_end) = watch::channel(pids(targets));
-    let host =
-        host::Host::new(PathBuf::from("/"), config.host.clone(), watched_end, base.clock.clone(), ledger());
+    let mut reading = config.host.clone();
+    reading.filesystems.extend(data_dirs(targets, &config.host.filesystems));
+    let host = host::Host::new(PathBuf::from("/"), reading, watched_end, base.clock.clone(), ledger());
     pipeline.source("host", host.run(Arc::clone(&base.node), base.inbox.clone(), cancel()));
     pipeline.source("members", follow_members(watched, targets.to_vec(), config.clone(), (cancel(), change)));
     let files: Vec<_> = targets
         .iter()
-        .filter_map(|target| Some((target.log_file.clone()?, target.identity.clone())))
+        .filter_map(|target| {
+            Some((target.log_file.clone().or_else(|| pod_log(target))?, target.identity.clone()))
+        })
         .collect();
     let follower =
         logs::Follower::new(config.logs.clone(), &base.node, files, (base.clock.clone(), ledger()));
@@ -100,6 +103,26 @@ pub(super) fn spawn(
     marks.watched.extend(targets.iter().filter_map(marks::Watched::member));
     let watch = marks::Watch::new(marks, base.clock.clone(), ledger());
     pipeline.source("marks", watch.run(Arc::clone(&base.node), base.inbox.clone(), cancel()));
+}
+
+/// The disks that etcd itself writes to: theirs is the space that must not run out.
+fn data_dirs(targets: &[Target], known: &[PathBuf]) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    for dir in targets.iter().filter(|target| target.local).filter_map(|target| target.data_dir.clone()) {
+        if !known.contains(&dir) && !dirs.contains(&dir) {
+            dirs.push(dir);
+        }
+    }
+    dirs
+}
+
+/// The log of a member that runs as kubeadm's static pod, as a pattern; most members have none, and it matches nothing.
+fn pod_log(target: &Target) -> Option<PathBuf> {
+    let is_plain =
+        |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+    let found_here = target.local && target.pid.is_some() && is_plain(&target.name);
+    let pod = format!("kube-system_etcd-{}_*", target.name);
+    found_here.then(|| PathBuf::from(POD_LOGS).join(pod).join("etcd/*.log"))
 }
 
 fn members(
@@ -183,5 +206,46 @@ async fn follow_members(
             *known = new;
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(name: &str, data_dir: Option<&str>) -> Target {
+        let identity = collectors::target::Identity::new("n", name, "http://127.0.0.1:2379");
+        Target {
+            name: name.to_owned(),
+            client_url: None,
+            metrics_url: None,
+            pprof_url: None,
+            tls: Default::default(),
+            pid: Some(1),
+            data_dir: data_dir.map(PathBuf::from),
+            log_file: None,
+            local: true,
+            identity,
+        }
+    }
+
+    #[test]
+    fn the_disks_of_local_members_are_watched_once_each() {
+        let away = Target { local: false, ..target("m4", Some("/away")) };
+        let targets =
+            [target("m1", Some("/data")), target("m2", Some("/data")), target("m3", Some("/state")), away];
+        assert_eq!(data_dirs(&targets, &[PathBuf::from("/state")]), [PathBuf::from("/data")]);
+    }
+
+    #[test]
+    fn a_static_pods_log_belongs_to_the_member_of_that_name() {
+        let check = |target: Target, expected: Option<&str>| {
+            assert_eq!(pod_log(&target), expected.map(PathBuf::from), "{}", target.name);
+        };
+        check(target("cp-1.lan", None), Some("/var/log/pods/kube-system_etcd-cp-1.lan_*/etcd/*.log"));
+        check(target("../*", None), None);
+        check(target("127.0.0.1:2379", None), None);
+        check(Target { pid: None, ..target("cp-1", None) }, None);
+        check(Target { local: false, ..target("cp-1", None) }, None);
     }
 }

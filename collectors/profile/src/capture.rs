@@ -20,7 +20,7 @@ use model::request::{Ask, Request};
 use model::time::{Clock, SECOND_NS, Stamp};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::baselines::Baselines;
 use crate::fetch::FetchError;
@@ -175,7 +175,9 @@ impl Capturer {
                     }
                 }
                 Event::Asked(request) => {
-                    let record = self.answer(&request, &cancel).await;
+                    let Ask::Capture { target: member, .. } = &request.ask;
+                    let span = info_span!("capture", %member, request = request.id);
+                    let record = self.answer(&request, &cancel).instrument(span).await;
                     send(&inbox, record).await;
                 }
             }

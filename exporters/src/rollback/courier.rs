@@ -10,6 +10,7 @@ use model::time::{Clock, SECOND_NS};
 use sha2::{Digest, Sha256};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time;
+use tracing::{Instrument, info_span};
 
 use super::desk::Desk;
 use super::{Attempted, Door, Leg, Rollback, Way, command, file};
@@ -78,8 +79,9 @@ impl Courier {
         let Some(door) = self.doors.get(&leg.receiver).cloned() else { return };
         let Some((body, valid_until_ns)) = self.desk.parcel(&leg) else { return };
         let (clock, id) = (self.desk.clock.clone(), leg.event.clone());
-        let task =
-            self.under_way.spawn(async move { attempt(door, id, (body, valid_until_ns), clock).await });
+        let span = info_span!("deliver", signal = %leg.event, receiver = %leg.receiver);
+        let attempt = attempt(door, id, (body, valid_until_ns), clock).instrument(span);
+        let task = self.under_way.spawn(attempt);
         self.legs.insert(task.id(), leg);
     }
 

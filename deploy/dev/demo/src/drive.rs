@@ -20,7 +20,7 @@ use harness::sink::Sink;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use self::agent::Daemon;
-use self::watch::{Seen, Story};
+use self::watch::{Excuses, Seen, Story};
 use crate::client::{ORDERS, key, value};
 use crate::report::Report;
 
@@ -32,6 +32,8 @@ const BASELINE: Duration = Duration::from_secs(20);
 const QUIET: Duration = Duration::from_secs(15);
 /// From the first v2 request to the end of the story.
 const INCIDENT_MAX: Duration = Duration::from_secs(75);
+/// The head of the signal: its identity, and the beginning of its evidence.
+const SIGNAL_LINES: usize = 16;
 /// etcd's `--max-txn-ops` is 128.
 const SEED_BATCH: usize = 128;
 
@@ -93,9 +95,14 @@ impl Stage {
         self.say(&format!("planned restart of {}", member.name()));
         daemon.mark(member.name(), "planned")?;
         member.restart(Duration::from_secs(20)).context("restart a member")?;
-        sleep(QUIET);
+        let mut excuses = Excuses::new();
+        let deadline = Instant::now() + QUIET;
+        while Instant::now() < deadline {
+            sleep(Duration::from_secs(1));
+            story.excuses(&mut excuses)?;
+        }
         let signals = story.signals()?;
-        let blip = story.blip(member.name())?;
+        let blip = story.blip(member.name(), &excuses)?;
         self.say(&format!("the blip: {blip}"));
         self.say(&format!("signals that left: {} (quiet_signals: {})", signals.len(), signals.len()));
         Ok(signals.len())
@@ -132,6 +139,10 @@ impl Stage {
             page_s: after(seen.burn_ns),
             signal_s: after(seen.signal_ns),
             profile_s: after(seen.diff_ns),
+            heap_s: after(seen.heap_ns),
+            put_back_s: after(seen.put_back_ns),
+            resolved_s: after(seen.resolved_ns),
+            artefacts: files(&seen.artefacts),
             recovered_s: after(seen.recovered_ns),
             page_s_shipped: agent::page_s_shipped(&seen.recording, seen.regression_at_ns)?,
             lane: seen.lane.clone(),
@@ -170,7 +181,14 @@ impl Stage {
             println!("  {line}");
         }
         println!("\nartefacts: {}", seen.artefacts.display());
+        for path in files(&seen.artefacts) {
+            println!("  {path}");
+        }
         println!("signal:    {}", seen.signal_file.display());
+        let signal = fs::read_to_string(&seen.signal_file).unwrap_or_default();
+        for line in signal.lines().take(SIGNAL_LINES) {
+            println!("  {line}");
+        }
     }
 
     fn deployer(&self) -> Result<Deployer> {
@@ -242,6 +260,17 @@ fn fresh() -> Result<PathBuf> {
     }
     fs::create_dir_all(&dir)?;
     Ok(dir)
+}
+
+/// `FOLDER/FILE` of all captures, sorted.
+fn files(dir: &Path) -> Vec<String> {
+    let inside = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut files: Vec<String> = inside(dir)
+        .flat_map(|folder| inside(&folder.path()).map(move |file| (folder.file_name(), file.file_name())))
+        .map(|(folder, file)| format!("{}/{}", folder.to_string_lossy(), file.to_string_lossy()))
+        .collect();
+    files.sort();
+    files
 }
 
 fn version() -> Result<Version> {

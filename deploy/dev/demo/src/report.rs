@@ -15,8 +15,14 @@ pub(crate) struct Report {
     pub(crate) page_s: Option<f64>,
     /// The rollback webhook's arrival at the deployer.
     pub(crate) signal_s: Option<f64>,
-    /// First ProfileDiff.
+    /// First ProfileDiff of CPU time.
     pub(crate) profile_s: Option<f64>,
+    /// First ProfileDiff of the heap.
+    pub(crate) heap_s: Option<f64>,
+    /// The deployer has put v1b back.
+    pub(crate) put_back_s: Option<f64>,
+    /// The `resolved` event's arrival at the deployer.
+    pub(crate) resolved_s: Option<f64>,
     /// The decision is `pass` again.
     pub(crate) recovered_s: Option<f64>,
     /// When the shipped tiers alone would have paged after an hour of clean history.
@@ -29,6 +35,8 @@ pub(crate) struct Report {
     pub(crate) diff_top: Vec<Changed>,
     /// Trees that lead from a v2 request to etcd's range.
     pub(crate) call_trees: usize,
+    /// Files of all captures, below the artefact directory.
+    pub(crate) artefacts: Vec<String>,
     /// What the OTLP receiver took, the agent's own telemetry not counted.
     pub(crate) otlp: Otlp,
     /// utime + stime of the agent over its life, as a share of one core.
@@ -68,7 +76,11 @@ impl Report {
             ("a regression was found", self.detected_s.is_some()),
             ("an SLO burned", self.page_s.is_some()),
             ("a signed rollback signal arrived", self.signal_s.is_some()),
-            ("a profile diff was drawn", self.profile_s.is_some()),
+            ("a CPU profile diff was drawn", self.profile_s.is_some()),
+            ("a heap profile diff was drawn", self.heap_s.is_some()),
+            ("the deployer put the old revision back", self.put_back_s.is_some()),
+            ("the deployer was told that it is resolved", self.resolved_s.is_some()),
+            ("a capture left its flame graph and its CPU and heap profiles", self.has_whole_capture()),
             ("the decision returned to pass", self.recovered_s.is_some()),
             ("the shipped tiers page after an hour of clean history", self.page_s_shipped.is_some()),
             ("no signal left before v2", self.quiet_signals == 0),
@@ -83,6 +95,14 @@ impl Report {
         happened.iter().filter(|(_, true_)| !true_).map(|(what, _)| (*what).to_owned()).collect()
     }
 
+    /// Whether one capture's folder holds all that people are promised.
+    fn has_whole_capture(&self) -> bool {
+        let pages = self.artefacts.iter().filter_map(|path| path.strip_suffix("flame.html"));
+        pages.into_iter().any(|folder| {
+            ["cpu.pb.gz", "heap.pb.gz"].iter().all(|name| self.artefacts.contains(&format!("{folder}{name}")))
+        })
+    }
+
     /// The table at the end.
     pub(crate) fn table(&self) -> String {
         let seconds = |after: Option<f64>| after.map_or("never".to_owned(), |after| format!("{after:.1} s"));
@@ -90,7 +110,10 @@ impl Report {
             ("regression found", seconds(self.detected_s)),
             ("SLO burns", seconds(self.page_s)),
             ("rollback signal received", seconds(self.signal_s)),
-            ("profile diff", seconds(self.profile_s)),
+            ("profile diff, CPU", seconds(self.profile_s)),
+            ("profile diff, heap", seconds(self.heap_s)),
+            ("old revision put back", seconds(self.put_back_s)),
+            ("resolved event received", seconds(self.resolved_s)),
             ("recovered", seconds(self.recovered_s)),
             ("shipped tiers alone, after 1 h of clean history", seconds(self.page_s_shipped)),
             ("what fired", self.lane.clone()),
@@ -107,5 +130,22 @@ impl Report {
             ("agent memory, peak", format!("{:.1} MiB", self.agent_rss_peak_mib)),
         ];
         rows.iter().map(|(what, value)| format!("  {what:<48} {value}\n")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Report;
+
+    #[test]
+    fn a_capture_is_whole_when_one_folder_holds_all_of_it() {
+        let check = |paths: &[&str], expected: bool| {
+            let artefacts = paths.iter().map(|path| (*path).to_owned()).collect();
+            assert_eq!(Report { artefacts, ..Report::default() }.has_whole_capture(), expected, "{paths:?}");
+        };
+        check(&["a/cpu.pb.gz", "a/flame.html", "a/heap.pb.gz"], true);
+        check(&["a/cpu.pb.gz", "a/flame.html", "b/heap.pb.gz"], false);
+        check(&["a/cpu.pb.gz", "a/heap.pb.gz"], false);
+        check(&[], false);
     }
 }

@@ -143,7 +143,10 @@ fn differing(
             ),
             "the deployer listens here",
         ),
-        (format!("otlp:\n  endpoint: \"{}\"", sink.grpc_endpoint()), "an OTLP receiver of the demo's own"),
+        (
+            format!("otlp:\n  endpoint: \"{}\"\n  protocol: grpc", sink.grpc_endpoint()),
+            "an OTLP receiver of the demo's own; over gRPC the agent's own spans and log lines leave too",
+        ),
         (format!("logs:\n  files: [\"{dir}/orders.log\"]"), "the service's own structured log"),
         (format!("profile:\n  dir: \"{dir}/profiles\""), "everything the demo makes lies in one place"),
         (format!("state_dir: \"{dir}/state\""), "the same"),

@@ -1,5 +1,6 @@
 //! What can be seen from outside: the agent's board, the deployer's journal, the service's log, the OTLP receiver.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,9 @@ pub(super) struct Story {
     board: SocketAddr,
 }
 
+/// What was excused, by the reason.
+pub(super) type Excuses = BTreeMap<String, BTreeSet<String>>;
+
 /// What has been seen since v2's first request. Times are wall nanoseconds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
@@ -30,6 +34,7 @@ pub(super) struct Seen {
     pub(super) put_back_ns: Option<u64>,
     pub(super) diff_ns: Option<u64>,
     pub(super) diff_top: Vec<Changed>,
+    pub(super) heap_ns: Option<u64>,
     pub(super) recovered_ns: Option<u64>,
     pub(super) resolved_ns: Option<u64>,
     pub(super) artefacts: PathBuf,
@@ -43,7 +48,9 @@ impl Seen {
         self.detected_ns.is_some()
             && self.burn_ns.is_some()
             && self.signal_ns.is_some()
+            && self.put_back_ns.is_some()
             && self.diff_ns.is_some()
+            && self.heap_ns.is_some()
             && self.recovered_ns.is_some()
             && self.resolved_ns.is_some()
     }
@@ -111,6 +118,11 @@ impl Story {
                 seen.diff_top.len(), diff["before_samples"], diff["after_samples"], text(&diff["baseline"])
             ));
         }
+        if seen.heap_ns.is_none() && diff["kind"] == "heap" {
+            seen.heap_ns = Some(at_ns);
+            let functions = diff["functions"].as_array().map_or(0, Vec::len);
+            said.push(format!("heap diff, {after:.1} s after: {functions} functions changed beyond noise"));
+        }
     }
 
     fn decision(&self, board: &Value, seen: &mut Seen, said: &mut Vec<String>) {
@@ -166,20 +178,40 @@ impl Story {
         Ok(signals.filter(|event| text(&event["type"]).contains(".rollback.")).collect())
     }
 
-    /// What the agent made of the planned restart.
-    pub(super) fn blip(&self, member: &str) -> Result<String> {
+    /// Adds what the agent excuses now, by the reason it gives: the board keeps the latest findings alone, so it is asked often.
+    pub(super) fn excuses(&self, excuses: &mut Excuses) -> Result<()> {
         let board = self.board()?;
-        let mut lines: Vec<String> = Vec::new();
         for finding in board["findings"].as_array().into_iter().flatten() {
             let (regression, burn) = (&finding["conclusion"]["regression"], &finding["conclusion"]["burn"]);
             if let Some(cause) = regression["cause"].as_str() {
-                lines.push(format!("{} put down to: {cause}", text(&regression["metric"])));
+                excuses.entry(cause.to_owned()).or_default().insert(text(&regression["metric"]));
             }
             if let Some(excused) = burn["excused"].as_str() {
-                lines.push(format!("{} burn excused: {excused}", text(&burn["slo"])));
+                excuses
+                    .entry(excused.to_owned())
+                    .or_default()
+                    .insert(format!("burn of {}", text(&burn["slo"])));
             }
         }
-        lines.dedup();
+        Ok(())
+    }
+
+    /// What the agent made of the planned restart.
+    pub(super) fn blip(&self, member: &str, excuses: &Excuses) -> Result<String> {
+        /// Named of what one reason excuses; the rest is a number.
+        const NAMED_MAX: usize = 3;
+        let board = self.board()?;
+        let lines: Vec<String> = excuses
+            .iter()
+            .map(|(reason, what)| {
+                let named: Vec<&str> = what.iter().take(NAMED_MAX).map(String::as_str).collect();
+                let more = match what.len().saturating_sub(NAMED_MAX) {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                format!("excused, {reason}: {}{more}", named.join(", "))
+            })
+            .collect();
         let failed: u64 = board["members"]
             .as_array()
             .into_iter()
