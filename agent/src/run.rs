@@ -314,9 +314,9 @@ fn calls(config: &Config, target: &Target, probed: bool) -> Vec<String> {
 mod tests {
     use super::{Stop, mpsc, why_stop};
 
-    /// SIGTERM comes when nothing else is to be heard.
+    /// SIGTERM comes when nothing else is to be heard: all else lies ready.
     async fn late_term() -> Stop {
-        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         Stop::Asked
     }
 
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(why_stop(late_term, (reloaded, changed), recording).await, expected);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_recording_goes_on_over_reloads_and_new_members() {
         check(0, 0, false, Stop::Asked).await;
         check(1, 0, false, Stop::Reload).await;

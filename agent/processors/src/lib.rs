@@ -117,6 +117,7 @@ impl Engine {
         Board {
             at,
             members: self.members.board(at),
+            warnings: self.members.warnings(),
             slos: self.slo.board(),
             decisions: self.verdict.decisions(),
             findings: self.recent.iter().cloned().collect(),
