@@ -65,14 +65,8 @@ struct Ends {
 /// Runs the agent until there is a reason to stop; with `recording`, writes down what it sees and says.
 pub(crate) async fn run(config: Config, recording: Option<&Path>, ledger: Ledger) -> Result<Stop, Failure> {
     let started = start(config, recording, ledger).instrument(info_span!("start")).await?;
-    let Started { pipeline, mut reloads, mut changes } = started;
-    let stop = async {
-        tokio::select! {
-            why = signal() => why,
-            Some(()) = reloads.recv() => Stop::Reload,
-            Some(()) = changes.recv() => Stop::Members,
-        }
-    };
+    let Started { pipeline, reloads, changes } = started;
+    let stop = why_stop(signal, (reloads, changes), recording.is_some());
     Ok(pipeline.run(stop, GRACE).await?)
 }
 
@@ -117,6 +111,31 @@ async fn start(config: Config, recording: Option<&Path>, ledger: Ledger) -> Resu
     // From here on the sources alone keep the engine alive.
     drop(base);
     Ok(Started { pipeline, reloads, changes })
+}
+
+/// Waits for a reason to stop. While a recording is written only SIGTERM and SIGINT are one: a new run would begin with
+/// another state and could not go on in the same file.
+async fn why_stop<S: Future<Output = Stop>>(
+    signal: fn() -> S,
+    (mut reloads, mut changes): (mpsc::Receiver<()>, mpsc::Receiver<()>),
+    recording: bool,
+) -> Stop {
+    let (mut reload_told, mut members_told) = (false, false);
+    loop {
+        let why = tokio::select! {
+            why = signal() => why,
+            Some(()) = reloads.recv() => Stop::Reload,
+            // Once told it stays unread: members are looked for every few seconds.
+            Some(()) = changes.recv(), if !members_told => Stop::Members,
+        };
+        if !recording || why == Stop::Asked {
+            return why;
+        }
+        let told = if why == Stop::Reload { &mut reload_told } else { &mut members_told };
+        if !std::mem::replace(told, true) {
+            warn!(?why, "ignored while a recording is written: it goes on as it began");
+        }
+    }
 }
 
 /// The first record: what the engine is to believe from here on.
@@ -289,4 +308,34 @@ fn calls(config: &Config, target: &Target, probed: bool) -> Vec<String> {
         calls.push("nothing".to_owned());
     }
     calls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Stop, mpsc, why_stop};
+
+    /// SIGTERM comes when nothing else is to be heard: all else lies ready.
+    async fn late_term() -> Stop {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        Stop::Asked
+    }
+
+    async fn check(reloads: usize, changes: usize, recording: bool, expected: Stop) {
+        let ((reload, reloaded), (change, changed)) = (mpsc::channel(4), mpsc::channel(4));
+        for _ in 0..reloads {
+            reload.try_send(()).unwrap();
+        }
+        for _ in 0..changes {
+            change.try_send(()).unwrap();
+        }
+        assert_eq!(why_stop(late_term, (reloaded, changed), recording).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_recording_goes_on_over_reloads_and_new_members() {
+        check(0, 0, false, Stop::Asked).await;
+        check(1, 0, false, Stop::Reload).await;
+        check(0, 1, false, Stop::Members).await;
+        check(3, 3, true, Stop::Asked).await;
+    }
 }

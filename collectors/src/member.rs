@@ -1,5 +1,5 @@
 //! Asks each member for its own account: status, list, alarms, hash. Owns what is asked and when; refuses to compare members:
-//! that is topology's work.
+//! that is the engine's work.
 //!
 //! Alarms are read from the errors field of Status, where etcd lists every alarm that is raised, and not with the Alarm call:
 //! that one goes through raft, so each look would be a write to all members and would hang without a quorum. Where the

@@ -21,7 +21,7 @@ probe: { writes: true, serializable_read_hz: 0.4, linearizable_read_hz: 0.4, sta
 ";
 
 /// Probes of each kind with each ending that have to come before a story goes on.
-const SOME: u64 = 3;
+const SOME: u64 = 2;
 
 const READS_AND_LEASES: [&str; 3] = ["serializable_read", "linearizable_read", "lease_grant"];
 
@@ -42,8 +42,7 @@ impl Stage {
         seat.configure(&format!("{}{otlp}{RATES}", daemon::named(&cluster, false)))?;
         let agent = seat.start(&[])?;
         let stage = Stage { cluster, sink, seat, agent };
-        let all = stage.cluster.members();
-        stage.see_more(all, &READS_AND_LEASES, &["ok"])?;
+        stage.see_more(&[(stage.all(), &READS_AND_LEASES, &["ok"])])?;
         stage.seat.mark(&["--target", "orders", "--revision", "v2"])?;
         Ok(stage)
     }
@@ -52,14 +51,9 @@ impl Stage {
         flat::outcomes(&self.sink.received(), member.name())
     }
 
-    /// Waits until each of these kinds has ended in one of these ways [`SOME`] times more at each of these members.
-    fn see_more<'a>(
-        &self,
-        members: impl IntoIterator<Item = &'a Member>,
-        kinds: &[&str],
-        endings: &[&str],
-    ) -> Result<()> {
-        let count = |member: &Member| -> Vec<u64> {
+    /// Waits until at each of these members each of these kinds has ended in one of these ways [`SOME`] times more.
+    fn see_more(&self, wanted: &[(Vec<&Member>, &[&str], &[&str])]) -> Result<()> {
+        let count = |member: &Member, kinds: &[&str], endings: &[&str]| -> Vec<u64> {
             let outcomes = self.outcomes(member);
             let of = |kind: &&str| {
                 let wanted = outcomes
@@ -69,16 +63,25 @@ impl Stage {
             };
             kinds.iter().map(of).collect()
         };
-        let waiting: Vec<(&Member, Vec<u64>)> =
-            members.into_iter().map(|member| (member, count(member))).collect();
-        wait_until(&format!("more {kinds:?} ending in {endings:?}"), SOON, || {
-            for (member, before) in &waiting {
-                let now = count(member);
+        let mut waiting = Vec::new();
+        for (members, kinds, endings) in wanted {
+            waiting.extend(
+                members.iter().map(|member| (*member, *kinds, *endings, count(member, kinds, endings))),
+            );
+        }
+        wait_until("more probes", SOON, || {
+            for (member, kinds, endings, before) in &waiting {
+                let now = count(member, kinds, endings);
                 let enough = before.iter().zip(&now).all(|(before, now)| *now >= before + SOME);
-                ensure!(enough, "{}: {kinds:?} {before:?} then {now:?}", member.name());
+                let name = member.name();
+                ensure!(enough, "{name}: {kinds:?} ended in {endings:?}: {before:?} then {now:?}");
             }
             Ok(Some(()))
         })
+    }
+
+    fn all(&self) -> Vec<&Member> {
+        self.cluster.members().iter().collect()
     }
 
     /// Everything but `ok` so far.
@@ -120,8 +123,10 @@ fn a_killed_member_then_no_majority(version: Version) -> Result<()> {
     let victim = stage.follower()?;
     let before: u64 = stage.others(victim).map(|member| stage.failures(member, "lease_grant")).sum();
     victim.kill()?;
-    stage.see_more([victim], &["serializable_read", "linearizable_read"], &["refused", "lost_in_flight"])?;
-    stage.see_more(stage.others(victim), &READS_AND_LEASES, &["ok"])?;
+    stage.see_more(&[
+        (vec![victim], &["serializable_read", "linearizable_read"], &["refused", "lost_in_flight"]),
+        (stage.others(victim).collect(), &READS_AND_LEASES, &["ok"]),
+    ])?;
     stage.cluster.put("/written/with/a/majority", "yes")?;
     let after: u64 = stage.others(victim).map(|member| stage.failures(member, "lease_grant")).sum();
     ensure!(before == after, "writes failed with a majority: {before} then {after}");
@@ -134,8 +139,10 @@ fn a_killed_member_then_no_majority(version: Version) -> Result<()> {
     }
     let unanswered = ["timed_out", "leader_changed", "Unavailable", "DeadlineExceeded"];
     let stale = stage.failures(survivor, "serializable_read");
-    stage.see_more([survivor], &["linearizable_read", "lease_grant"], &unanswered)?;
-    stage.see_more([survivor], &["serializable_read"], &["ok"])?;
+    stage.see_more(&[
+        (vec![survivor], &["linearizable_read", "lease_grant"], &unanswered),
+        (vec![survivor], &["serializable_read"], &["ok"]),
+    ])?;
     let failed = stage.failures(survivor, "serializable_read") - stale;
     ensure!(
         failed == 0,
@@ -152,7 +159,7 @@ fn a_killed_member_then_no_majority(version: Version) -> Result<()> {
         member.start()?;
     }
     stage.cluster.wait_healthy(SOON)?;
-    stage.see_more(&stage.cluster, &READS_AND_LEASES, &["ok"])?;
+    stage.see_more(&[(stage.all(), &READS_AND_LEASES, &["ok"])])?;
     stage.nobody_is_rolled_back()?;
     stage.agent.stop()
 }
@@ -165,12 +172,14 @@ fn a_frozen_member(version: Version) -> Result<()> {
         outcomes.iter().filter(|((_, ending), _)| ending == "refused").map(|(_, count)| count).sum()
     };
     victim.pause()?;
-    stage.see_more([victim], &READS_AND_LEASES, &["timed_out"])?;
-    stage.see_more(stage.others(victim), &READS_AND_LEASES, &["ok"])?;
+    stage.see_more(&[
+        (vec![victim], &READS_AND_LEASES, &["timed_out"]),
+        (stage.others(victim).collect(), &READS_AND_LEASES, &["ok"]),
+    ])?;
     ensure!(refused(&stage) == 0, "a frozen member refuses nothing: {:?}", stage.outcomes(victim));
     stage.nobody_is_rolled_back()?;
     victim.resume()?;
-    stage.see_more([victim], &READS_AND_LEASES, &["ok"])?;
+    stage.see_more(&[(vec![victim], &READS_AND_LEASES, &["ok"])])?;
     stage.nobody_is_rolled_back()?;
     stage.agent.stop()
 }
@@ -187,7 +196,7 @@ fn a_deposed_leader(version: Version) -> Result<()> {
         };
         stage.cluster.members().iter().all(|member| led(member).is_some()).then_some(())
     })?;
-    stage.see_more(&stage.cluster, &READS_AND_LEASES, &["ok"])?;
+    stage.see_more(&[(stage.all(), &READS_AND_LEASES, &["ok"])])?;
     let board = stage.nobody_is_rolled_back()?;
     for regression in daemon::findings(&board, "regression") {
         ensure!(regression["cause"].is_string(), "without a cause: {regression:#}");

@@ -102,7 +102,8 @@ fn no_key_has_left(sink: &Sink, seat: &Seat) -> Result<()> {
             Payload::Logs(request) => request.encode_to_vec(),
             Payload::Profiles(request) => request.encode_to_vec(),
         };
-        ensure!(!has_canary(&bytes), "a key was sent: {:?}", one.payload);
+        let services = one.payload.by_service();
+        ensure!(!has_canary(&bytes), "a key was sent at {:?}, for {services:?}", one.at);
     }
     for (path, mode, bytes) in seat.folder().files("state")? {
         ensure!(!has_canary(&bytes), "a key is in {}", path.display());

@@ -170,7 +170,8 @@ mod tests {
         let (dir, agent) = pretend("stops", script);
         agent.wait_for_line("ready given", SOON).unwrap();
         agent.stop(SOON).unwrap();
-        assert_eq!((agent.stdout().as_str(), agent.stderr().as_str()), ("bye\n", "ready given\n"));
+        // The shell may add that the signal ended its sleep.
+        assert_eq!((agent.stdout().as_str(), agent.stderr().lines().next()), ("bye\n", Some("ready given")));
         fs::remove_dir_all(dir).unwrap();
     }
 

@@ -20,6 +20,9 @@ pub struct Board {
     pub at: Stamp,
     /// Members seen.
     pub members: Vec<BoardMember>,
+    /// What is wrong with the members seen together, a sentence each: data that differ, alarms, version skew.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Objectives.
     pub slos: Vec<BoardSlo>,
     /// Decisions by target.

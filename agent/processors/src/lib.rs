@@ -86,8 +86,8 @@ impl Engine {
 
     /// Takes one record and says all that follows from it.
     pub fn apply(&mut self, record: &Record) -> Outcome {
-        self.learn(record);
-        let mut conclusions = self.detect.observe(record, &self.excuses);
+        let mut conclusions = self.learn(record);
+        conclusions.extend(self.detect.observe(record, &self.excuses));
         conclusions.extend(self.slo.observe(record, &self.excuses));
         let closed = self.stitch.observe(record);
         let trees: Vec<&CallTree> = closed.iter().filter_map(as_tree).collect();
@@ -117,6 +117,7 @@ impl Engine {
         Board {
             at,
             members: self.members.board(at),
+            warnings: self.members.warnings(),
             slos: self.slo.board(),
             decisions: self.verdict.decisions(),
             findings: self.recent.iter().cloned().collect(),
@@ -144,29 +145,33 @@ impl Engine {
         self.verdict.decisions()
     }
 
-    fn learn(&mut self, record: &Record) {
+    /// What another configuration ends is a conclusion too.
+    fn learn(&mut self, record: &Record) -> Vec<Conclusion> {
         self.excuses.observe(record);
         self.members.observe(record);
         match &record.fact {
-            Fact::Config(json) => self.configure(json),
+            Fact::Config(json) => return self.configure(json),
             Fact::Mark(mark) if mark.kind == model::mark::MarkKind::Rollout && mark.rollback_of.is_none() => {
                 self.marked_mono_ns = Some(record.at.mono_ns);
             }
             _ => {}
         }
+        Vec::new()
     }
 
-    fn configure(&mut self, json: &str) {
+    fn configure(&mut self, json: &str) -> Vec<Conclusion> {
         match serde_json::from_str::<Config>(json) {
             Ok(config) => {
                 self.detect.configure(&config.detect);
-                self.slo.configure(&config.slo);
+                let stopped = self.slo.configure(&config.slo);
                 self.verdict.configure(config.verdict.clone());
                 self.config = config;
+                stopped
             }
             Err(_) => {
                 debug_assert!(false, "the agent writes this record itself");
                 *self.skipped.entry("bad_config_record".to_owned()).or_insert(0) += 1;
+                Vec::new()
             }
         }
     }

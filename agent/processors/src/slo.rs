@@ -153,15 +153,25 @@ impl Slo {
         }
     }
 
-    /// Takes over another configuration. An objective whose limit changed starts anew: its old counts mean something else.
-    pub fn configure(&mut self, config: &Config) {
+    /// Takes over another configuration. An objective whose limit changed starts anew: its old counts mean something
+    /// else. What fires by them ends here, and is said: nobody could end it later.
+    #[must_use]
+    pub fn configure(&mut self, config: &Config) -> Vec<Conclusion> {
+        let changed = |series: &Series| config.objective(series.name).limit_ms != series.objective.limit_ms;
+        let anew: Vec<Name> = self.series.iter().filter(|one| changed(one)).map(|one| one.name).collect();
+        let mut stopped = Vec::new();
+        for series in self.series.iter().filter(|series| anew.contains(&series.name)) {
+            stopped.extend(series.stop_tiers(self.now, &self.timeline).into_iter().map(Conclusion::Burn));
+        }
+        stopped.extend(self.stop_lanes(&anew));
         for series in &mut self.series {
             let objective = config.objective(series.name);
-            if objective.limit_ms != series.objective.limit_ms {
+            if anew.contains(&series.name) {
                 *series = Series::new(series.name, objective);
             }
             series.objective = objective;
         }
+        stopped
     }
 
     /// Counts what a record says; on a tick, tells which burns started or stopped.

@@ -5,12 +5,13 @@
 //! time, place and caller makes `rollback`. The profile diff explains; it does not vote.
 
 mod evidence;
+mod notes;
 mod target;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use model::finding::{Burn, CallTree, Conclusion, Finding, Lane, Regression, Shape, Verdict as Transition};
+use model::finding::{Burn, Conclusion, Finding, Lane, Regression, Shape, Verdict as Transition};
 use model::mark::{Mark, MarkKind};
 use model::record::{Fact, Record};
 use model::request::{Ask, Request};
@@ -19,7 +20,6 @@ use model::verdict::{Decision, ProfileState, State};
 use serde::{Deserialize, Serialize};
 
 use self::target::Judged;
-use crate::detect::ALL_MEMBERS;
 use crate::excuse::Excuses;
 use crate::slo;
 
@@ -194,66 +194,6 @@ impl Verdict {
         }
         let judged = self.targets.entry(mark.target.clone()).or_default();
         judged.mark(mark, at);
-    }
-
-    fn note(&mut self, finding: &Finding) {
-        match &finding.conclusion {
-            Conclusion::Burn(burn) => self.note_burn(burn, finding.at),
-            Conclusion::Regression(regression) => self.note_regression(regression, finding),
-            Conclusion::CallTree(tree) => self.note_tree(tree, finding.at),
-            Conclusion::ProfileDiff(diff) => {
-                if self.captures.contains_key(&diff.request) && diff.kind == model::profile::ProfileKind::Cpu
-                {
-                    self.profiles.insert(diff.target.clone(), ProfileState::Diff(Box::new(diff.clone())));
-                }
-            }
-            Conclusion::CaptureFailed(failed) => {
-                if self.captures.remove(&failed.request).is_some() {
-                    let why = format!("{}: {}", failed.reason, failed.detail);
-                    self.profiles.insert(failed.target.clone(), ProfileState::Failed(why));
-                }
-            }
-            Conclusion::Edge(_) | Conclusion::Verdict(_) => {}
-        }
-    }
-
-    fn note_burn(&mut self, burn: &Burn, at: Stamp) {
-        let key = lane_key(burn);
-        if burn.firing {
-            self.burning.insert(key, Firing { burn: burn.clone(), at });
-        } else {
-            self.burning.remove(&key);
-        }
-    }
-
-    fn note_regression(&mut self, regression: &Regression, finding: &Finding) {
-        // What is watched over all members opens at one member's record and closes at another's.
-        let pooled = regression.metric.ends_with(ALL_MEMBERS);
-        let member = if pooled { String::new() } else { finding.origin.member_name().to_owned() };
-        let key = format!("{} {member}", regression.metric);
-        if regression.open {
-            self.regressed.insert(key, Opened { regression: regression.clone(), member });
-        } else {
-            self.regressed.remove(&key);
-        }
-    }
-
-    fn note_tree(&mut self, tree: &CallTree, at: Stamp) {
-        let Some(root) = tree.spans.first() else { return };
-        let reaches_etcd = tree.spans.iter().any(|span| span.service == CLUSTER);
-        if tree.derived || !reaches_etcd || root.service == CLUSTER {
-            return;
-        }
-        if self.links.len() >= LINKS_MAX {
-            self.links.pop_front();
-        }
-        self.links.push_back(Link {
-            at,
-            service: root.service.clone(),
-            revision: root.revision.clone(),
-            trace_id: model::hex::text(&tree.trace_id),
-            duration_ns: root.end_ns.saturating_sub(root.start_ns),
-        });
     }
 
     fn judge(&mut self, now: Stamp) -> Judgement {
@@ -451,13 +391,6 @@ fn same(known: &Decision, new: &Decision) -> bool {
         && known.evidence.burn.len() == new.evidence.burn.len()
         && known.evidence.regressions.len() == new.evidence.regressions.len()
         && (known.evidence.trace_ids.is_empty() == new.evidence.trace_ids.is_empty())
-}
-
-fn lane_key(burn: &Burn) -> String {
-    match &burn.lane {
-        Lane::Tier { name, .. } => format!("{} {name}", burn.slo),
-        Lane::Change { target, revision } => format!("{} change {target} {revision}", burn.slo),
-    }
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ pub(super) fn render(board: &Board, tick_age_ns: Option<u64>) -> String {
             "<p>{age} Version {version}. <a href=\"/verdict\">verdict as JSON</a>, <a href=\"/metrics\">metrics</a></p>"
         ),
     );
+    warnings(&mut html, board);
     decisions(&mut html, board);
     slos(&mut html, board);
     members(&mut html, board);
@@ -47,6 +48,14 @@ pub(super) fn render(board: &Board, tick_age_ns: Option<u64>) -> String {
     losses(&mut html, board);
     html.push_str("</body></html>\n");
     html
+}
+
+/// Members taken together; nothing is shown where nothing is wrong.
+fn warnings(html: &mut String, board: &Board) {
+    let rows: Vec<Vec<String>> = board.warnings.iter().map(|warning| vec![warning.clone()]).collect();
+    if !rows.is_empty() {
+        table(html, "Warnings", &["What"], rows);
+    }
 }
 
 fn decisions(html: &mut String, board: &Board) {
@@ -270,12 +279,14 @@ mod tests {
                 dry_run: true,
                 evidence: Evidence::assemble(evil.to_owned()),
             })],
+            warnings: vec![format!("warned {evil}")],
             losses: vec![(evil.to_owned(), evil.to_owned(), 1)],
             ..Board::default()
         };
         let page = render(&board, Some(1_500_000_000));
         assert!(!page.contains("<script") && !page.contains("alert('"), "{page}");
         assert!(page.contains("&lt;script&gt;") && page.contains("dry run"));
+        assert!(page.contains("<caption>Warnings</caption>") && page.contains("warned &lt;script&gt;"));
         assert!(page.contains("Last tick 2023-11-14T22:13:20Z, 1.5 s ago."));
         // Nothing is fetched from elsewhere.
         assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("//cdn"));
@@ -285,5 +296,6 @@ mod tests {
     fn an_agent_that_just_started_says_so() {
         let page = render(&Board::default(), None);
         assert!(page.contains("The engine has not ticked yet.") && page.contains(">none<"));
+        assert!(!page.contains("Warnings"));
     }
 }

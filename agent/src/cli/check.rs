@@ -15,6 +15,7 @@ use model::board::{Board, BoardMember};
 use model::inbox::Inbox;
 use model::ledger::Ledger;
 use model::member::MemberState;
+use model::time::Clock;
 use processors::members::Members;
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -56,6 +57,8 @@ enum Output {
 struct Checked {
     schema_version: u32,
     members: Vec<Row>,
+    /// What is wrong with the members taken together, as seen now or by the daemon.
+    warnings: Vec<String>,
     /// The daemon's board; `None` where no daemon runs or it cannot be asked.
     daemon: Option<Board>,
     /// Why there is none.
@@ -112,17 +115,30 @@ async fn all(config: &Config, socket: &Path) -> Result<Checked, Failure> {
         }
         return Err(Failure::new(Exit::TargetDown, anyhow!("no etcd member found; name one with --config")));
     }
-    let (members, board) = tokio::join!(ask(config, &targets), daemon(socket, config.admin.listen));
+    let clock = clock::system();
+    let (seen, board) =
+        tokio::join!(ask(config, &targets, clock.clone()), daemon(socket, config.admin.listen));
     let (daemon, daemon_unknown) = match board {
         Ok(board) => (Some(board), None),
         Err(why) => (None, Some(why)),
     };
-    Ok(Checked { schema_version: 1, members: members.into_iter().map(row).collect(), daemon, daemon_unknown })
+    let warnings = warnings(seen.warnings(), daemon.as_ref());
+    let members = seen.board(clock.now()).into_iter().map(row).collect();
+    Ok(Checked { schema_version: 1, members, warnings, daemon, daemon_unknown })
+}
+
+/// Our own, and what the daemon alone knows: it hashes the data once in a while, a check never does.
+fn warnings(mut seen: Vec<String>, daemon: Option<&Board>) -> Vec<String> {
+    for warning in daemon.map(|board| board.warnings.as_slice()).unwrap_or_default() {
+        if !seen.contains(warning) {
+            seen.push(warning.clone());
+        }
+    }
+    seen
 }
 
 /// Probes all members for a few seconds, reads only.
-async fn ask(config: &Config, targets: &[Target]) -> Vec<BoardMember> {
-    let clock = clock::system();
+async fn ask(config: &Config, targets: &[Target], clock: Clock) -> Members {
     let ledger = Ledger::default();
     let cancel = CancellationToken::new();
     let (inbox, mut records) = Inbox::new(INBOX_RECORDS, 16 << 10);
@@ -152,7 +168,7 @@ async fn ask(config: &Config, targets: &[Target]) -> Vec<BoardMember> {
         }
     }
     sources.shutdown().await;
-    members.board(clock.now())
+    members
 }
 
 fn row(member: BoardMember) -> Row {
@@ -196,4 +212,17 @@ async fn daemon(socket: &Path, port: SocketAddr) -> Result<Board, String> {
 /// Shared by the table.
 fn name(member: &BoardMember) -> Arc<str> {
     Arc::from(member.origin.member_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Board, warnings};
+
+    #[test]
+    fn a_warning_of_both_is_shown_once() {
+        let told = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let board = Board { warnings: told(&["hashes differ", "alarm"]), ..Board::default() };
+        assert_eq!(warnings(told(&["alarm"]), Some(&board)), told(&["alarm", "hashes differ"]));
+        assert_eq!(warnings(told(&["alarm"]), None), told(&["alarm"]));
+    }
 }

@@ -46,13 +46,13 @@ pub(super) fn run(source: &Source, recording: Option<&Path>) -> Ended {
 }
 
 /// A reload and a change of members are a new run in the same process: the engine's state is saved and restored between
-/// them. A wrong configuration is refused and the old one kept.
+/// them. A wrong configuration is refused and the old one kept. A recording ends neither way: see [`crate::run::run`].
 fn again_and_again(source: &Source, mut config: Config, recording: Option<&Path>) -> Ended {
     let runtime = runtime()?;
     let ledger = Ledger::default();
     loop {
         let stop = runtime.block_on(crate::run::run(config.clone(), recording, ledger.clone()))?;
-        if stop == Stop::Asked || recording.is_some() {
+        if stop == Stop::Asked {
             return Ok(Exit::Ok);
         }
         if stop == Stop::Reload {

@@ -194,10 +194,16 @@ impl Drop for Server {
     }
 }
 
+/// `$ETCD_3_4`, `$ETCD_3_5_16`, … where set, else the one in `.tools`.
 fn binary(version: &str) -> PathBuf {
+    let variable = format!("ETCD_{}", version.replace('.', "_"));
+    if let Some(path) = std::env::var_os(&variable).filter(|path| !path.is_empty()).map(PathBuf::from) {
+        assert!(path.is_file(), "{variable} is {}, which is not a file", path.display());
+        return path;
+    }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let path = workspace.join(".tools/etcd").join(version).join("etcd");
-    assert!(path.is_file(), "{} is missing: run `make tools`", path.display());
+    assert!(path.is_file(), "{} is missing: run `make tools`, or set {variable}", path.display());
     path
 }
 

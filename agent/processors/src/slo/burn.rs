@@ -7,6 +7,7 @@ use model::finding::{Burn, Lane};
 use serde::{Deserialize, Serialize};
 
 use super::series::{Context, Series, Weighed};
+use super::timeline::Timeline;
 use super::window::Counts;
 
 /// Bad counts that would come by chance this often, while the budget is kept, do not count.
@@ -22,6 +23,12 @@ pub(super) struct Tier {
     pub(super) long_s: u64,
     pub(super) short_s: u64,
     pub(super) factor: f64,
+}
+
+impl Tier {
+    fn lane(&self) -> Lane {
+        Lane::Tier { name: self.name.to_owned(), long_s: self.long_s, short_s: self.short_s }
+    }
 }
 
 /// The tiers as shipped; the last two open a ticket and never vote.
@@ -98,8 +105,19 @@ impl Series {
             })
         };
         *self.tiers.get_mut(index)? = phase;
-        let lane = Lane::Tier { name: tier.name.to_owned(), long_s: tier.long_s, short_s: tier.short_s };
-        (phase != before).then(|| self.burn(lane, phase, &weighed, context.timeline))
+        (phase != before).then(|| self.burn(tier.lane(), phase, &weighed, context.timeline))
+    }
+
+    /// The ends of all tiers that fire, for a series that is about to be given up.
+    pub(super) fn stop_tiers(&self, now: u64, timeline: &Timeline) -> Vec<Burn> {
+        let firing = TIERS.iter().zip(&self.tiers).filter(|(_, phase)| phase.fires());
+        firing
+            .map(|(tier, _)| {
+                let to = now + 1;
+                let weighed = self.weigh_plainly((tier.long_s, tier.short_s, to));
+                self.burn(tier.lane(), Phase::Off, &weighed, timeline)
+            })
+            .collect()
     }
 }
 

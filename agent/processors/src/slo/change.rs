@@ -10,7 +10,7 @@ use model::mark::{Mark, MarkKind};
 use serde::{Deserialize, Serialize};
 
 use super::burn::{P_MAX, Phase};
-use super::series::{Context, Series, Weighed};
+use super::series::{Context, Series};
 use super::window::Counts;
 use super::{Name, Slo};
 use crate::binomial;
@@ -120,25 +120,35 @@ impl Slo {
 
     /// Ends windows, and says so where they fired.
     fn close(&mut self, which: impl Fn(&Change) -> bool) -> Vec<Conclusion> {
-        let to = self.now + 1;
         let mut stopped = Vec::new();
         for change in self.changes.iter().filter(|change| which(change)) {
             for series in self.series.iter().filter(|series| change.phase(series.name).fires()) {
-                let counts = series.history.sum(change.since, to);
-                let weighed = Weighed {
-                    from: change.since,
-                    to,
-                    long: counts,
-                    short: counts,
-                    excused_long: 0,
-                    excused_short: 0,
-                    coverage: series.history.coverage(to.saturating_sub(change.since), to),
-                };
-                let burn = series.burn(change.lane(), Phase::Off, &weighed, &self.timeline);
-                stopped.push(Conclusion::Burn(burn));
+                stopped.push(self.stop(change, series));
             }
         }
         self.changes.retain(|change| !which(change));
+        stopped
+    }
+
+    fn stop(&self, change: &Change, series: &Series) -> Conclusion {
+        let to = self.now + 1;
+        let length = to.saturating_sub(change.since);
+        let weighed = series.weigh_plainly((length, length, to));
+        Conclusion::Burn(series.burn(change.lane(), Phase::Off, &weighed, &self.timeline))
+    }
+
+    /// Begins the lanes of some objectives anew in every window, and says so where they fired.
+    pub(super) fn stop_lanes(&mut self, names: &[Name]) -> Vec<Conclusion> {
+        let mut stopped = Vec::new();
+        for change in &self.changes {
+            let fires = |series: &&Series| names.contains(&series.name) && change.phase(series.name).fires();
+            stopped.extend(self.series.iter().filter(fires).map(|series| self.stop(change, series)));
+        }
+        for change in &mut self.changes {
+            for (_, lane) in change.lanes.iter_mut().filter(|(name, _)| names.contains(name)) {
+                *lane = ChangeLane::default();
+            }
+        }
         stopped
     }
 

@@ -141,6 +141,20 @@ impl Series {
         }
     }
 
+    /// As [`Series::weigh`], for an end that no excuse can change.
+    pub(super) fn weigh_plainly(&self, (length, short, to): (u64, u64, u64)) -> Weighed {
+        let (from, middle) = (to.saturating_sub(length), to.saturating_sub(short));
+        Weighed {
+            from,
+            to,
+            long: self.history.sum(from, to),
+            short: self.history.sum(middle, to),
+            excused_long: 0,
+            excused_short: 0,
+            coverage: self.history.coverage(length, to),
+        }
+    }
+
     /// The finding, whichever lane it comes from.
     pub(super) fn burn(&self, lane: Lane, phase: Phase, weighed: &Weighed, timeline: &Timeline) -> Burn {
         let budget = self.objective.budget();

@@ -1,11 +1,12 @@
 //! Stories of burning and of keeping quiet.
 
-use model::finding::{Burn, Conclusion, Lane};
+use model::finding::{Burn, Conclusion, Finding, Lane};
 use model::mark::MarkKind;
 use model::probe::{ProbeKind, ProbeOutcome};
-use model::record::Record;
+use model::record::{Fact, Record};
 
 use super::{Config, Counts, Name, Objective, Slo};
+use crate::Engine;
 use crate::excuse::Excuses;
 use crate::story::{Noise, Page, mark, probe, put_back, second, tick};
 
@@ -409,14 +410,59 @@ fn another_limit_begins_anew_and_another_target_does_not() {
     watch.slo.series[1].add(1, "m1", Counts { bad: 1, total: 2 });
     let mut config = Config::default();
     config.linearizable_read.target_ppm = 999_000;
-    watch.slo.configure(&config);
+    assert_eq!(watch.slo.configure(&config), []);
     assert_eq!(watch.slo.series[1].history.sum(0, 10).total, 2);
     config.linearizable_read.limit_ms = 64;
-    watch.slo.configure(&config);
+    assert_eq!(watch.slo.configure(&config), []);
     assert_eq!(
         (watch.slo.series[1].name, watch.slo.series[1].history.sum(0, 10).total),
         (Name::LinearizableRead, 0)
     );
+}
+
+/// Lanes of the write objective that an engine fed with these records says fire, or no longer do.
+fn told(engine: &mut Engine, records: &[Record]) -> Vec<(Lane, bool)> {
+    let findings = records.iter().flat_map(|record| engine.apply(record).findings);
+    let of = |finding: Finding| match finding.conclusion {
+        Conclusion::Burn(burn) if burn.slo == "write" => Some((burn.lane, burn.firing)),
+        _ => None,
+    };
+    findings.filter_map(of).collect()
+}
+
+#[test]
+fn a_reload_that_changes_a_limit_ends_what_fires_by_the_old_one() {
+    let mut config = crate::Config::default();
+    config.slo.write.limit_ms = 32;
+    let mut engine = Engine::new(config.clone());
+    let mut noise = Noise::new(29);
+    let mut records = Vec::new();
+    for now in 0..1100 {
+        if now == 400 {
+            records.push(mark(400.0, "shop", "v2", MarkKind::Rollout));
+        }
+        records.extend(second(now, &mut |_, _, kind| match now {
+            0..400 => healthy(&mut noise, kind),
+            _ => incident(&mut noise, kind),
+        }));
+    }
+    let fired = told(&mut engine, &records);
+    assert!(fired.iter().all(|(_, firing)| *firing) && fired.iter().any(|(lane, _)| is_change(lane)));
+    assert!(fired.iter().any(|(lane, _)| is_fast_page(lane)), "{fired:?}");
+    config.slo.write.limit_ms = 256;
+    let fact = Fact::Config(serde_json::to_string(&config).unwrap());
+    let ended = told(&mut engine, &[Record { fact, ..tick(1100.0) }]);
+    assert_eq!(ended.len(), fired.len(), "{ended:?}");
+    for (lane, firing) in &ended {
+        assert!(!firing && fired.contains(&(lane.clone(), true)), "{lane:?}");
+    }
+    let write = |slo: &model::board::BoardSlo| slo.name == "write" && slo.firing.is_empty() && slo.total > 0;
+    let mut calm = Vec::new();
+    for now in 1101..1160 {
+        calm.extend(second(now, &mut |_, _, kind| healthy(&mut noise, kind)));
+    }
+    assert_eq!(told(&mut engine, &calm), []);
+    assert!(engine.board(tick(1160.0).at).slos.iter().any(write));
 }
 
 /// Transitions of the write objective's change lane: (second, target, revision, firing).

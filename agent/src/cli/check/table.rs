@@ -18,6 +18,9 @@ pub(super) fn print(checked: &Checked) {
     for row in checked.members.iter().filter(|row| !row.why.is_empty()) {
         say(&format!("{}: {}", name(&row.member), row.why.join("; ")));
     }
+    for warning in &checked.warnings {
+        say(&format!("warning: {warning}"));
+    }
     say("");
     match (&checked.daemon, &checked.daemon_unknown) {
         (Some(board), _) => {
