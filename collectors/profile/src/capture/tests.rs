@@ -134,7 +134,9 @@ impl Bench {
 }
 
 fn config() -> Config {
-    Config { kill_switch: PathBuf::from("/nonexistent/no-profiling"), ..Config::default() }
+    // Another length than a baseline's, so that the server tells the two apart.
+    let kill_switch = PathBuf::from("/nonexistent/no-profiling");
+    Config { cpu_seconds: 10, kill_switch, ..Config::default() }
 }
 
 fn reason(outcome: &CaptureOutcome) -> &str {
