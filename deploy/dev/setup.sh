@@ -92,7 +92,7 @@ protoc() {
     made protoc "$TOOLS/bin/protoc" "${from[@]}" && return
     say 'protoc: from the locked crate protoc-bin-vendored'
     cargo run --quiet --locked --manifest-path deploy/dev/protoc/Cargo.toml --target-dir "$TOOLS/build/protoc" -- "$fresh" ||
-        die 'protoc could not be built' 'cargo must be able to reach crates.io or a mirror of it'
+        die 'protoc could not be built' 'cargo must be able to reach its registry or a mirror of it'
     chmod 0755 "$fresh/bin/protoc"
     "$fresh/bin/protoc" --version >/dev/null || die 'the vendored protoc does not run on this host'
     rm -rf "$TOOLS/include"
@@ -139,11 +139,11 @@ etcd_demo() {
 
 deny() {
     made deny "$TOOLS/bin/cargo-deny" "text:$DENY_VERSION" && return
-    say "cargo-deny $DENY_VERSION: from crates.io with its own lock file, a few minutes"
+    say "cargo-deny $DENY_VERSION: from its registry with its own lock file, a few minutes"
     # It runs for a second a day: a quick build is worth more than a quick program.
     CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
         nice cargo install --quiet --locked --version "=$DENY_VERSION" --root "$TOOLS" --target-dir "$TOOLS/build/deny" --force cargo-deny ||
-        die 'cargo-deny could not be built' 'cargo must be able to reach crates.io or a mirror of it'
+        die 'cargo-deny could not be built' 'cargo must be able to reach its registry or a mirror of it'
     rm -rf "$TOOLS/build/deny"
     stamp deny "text:$DENY_VERSION"
 }
@@ -154,10 +154,10 @@ fuzz() {
     command -v "${CXX:-c++}" >/dev/null ||
         die "no C++ compiler (${CXX:-c++}); libFuzzer is written in it" 'cure (Debian, Ubuntu): apt-get install g++'
     made fuzz "$TOOLS/bin/cargo-fuzz" "text:$FUZZ_VERSION" && return
-    say "cargo-fuzz $FUZZ_VERSION: from crates.io with its own lock file, a minute"
+    say "cargo-fuzz $FUZZ_VERSION: from its registry with its own lock file, a minute"
     CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
         nice cargo install --quiet --locked --version "=$FUZZ_VERSION" --root "$TOOLS" --target-dir "$TOOLS/build/fuzz" --force cargo-fuzz ||
-        die 'cargo-fuzz could not be built' 'cargo must be able to reach crates.io or a mirror of it'
+        die 'cargo-fuzz could not be built' 'cargo must be able to reach its registry or a mirror of it'
     rm -rf "$TOOLS/build/fuzz"
     stamp fuzz "text:$FUZZ_VERSION"
 }
@@ -174,7 +174,7 @@ go_build() {
     mkdir -p "$(dirname "$binary")"
     (cd "$module" && GOTOOLCHAIN=local GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0 \
         nice "$GO" build -p 2 -trimpath -ldflags='-s -w' -o "$binary.new" "$package") 2> >(grep -v '^go: downloading' >&2) ||
-        die "$name could not be built" 'Go must be able to reach proxy.golang.org and sum.golang.org, or mirrors of them (GOPROXY, GOSUMDB)'
+        die "$name could not be built" 'Go must be able to reach its module proxy and checksum database, or mirrors of them (GOPROXY, GOSUMDB)'
     mv "$binary.new" "$binary"
     stamp "$name" "${from[@]}"
 }
@@ -292,10 +292,14 @@ apt_unpack_from_debian() {
         apt_unpack debian-archive-keyring '' "$TOOLS/build/keys" || return 1
         keys=$TOOLS/build/keys$keys
     fi
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m1 -E '/debian/?$' || true)
+    mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m1 -E '/debian/?$' || true)}
+    if [ -z "$mirror" ]; then
+        say 'this host has no Debian archive: set DEBIAN_MIRROR to the URL of one'
+        return 1
+    fi
     shift
     mkdir -p "$apt"
-    echo "deb [signed-by=$keys] ${mirror:-http://deb.debian.org/debian} $archive" >"$apt/sources.list"
+    echo "deb [signed-by=$keys] $mirror $archive" >"$apt/sources.list"
     apt_state "$apt"
     state+=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null)
     apt_update "${state[@]}" || return 1
