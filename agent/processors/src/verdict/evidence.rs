@@ -68,7 +68,7 @@ impl Verdict {
     fn sentence(&self, name: &str, judged: &Judged, (state, now): (State, Stamp), burns: &[Burn]) -> String {
         let revision = &judged.revision;
         match state {
-            State::Unknown if self.is_silent(now) => {
+            State::Unknown if self.last_probe.is_some() && self.is_silent(now) => {
                 format!("{name}: no probe was answered or failed for {} s", SILENT_NS / SECOND_NS)
             }
             State::Unknown => format!(
