@@ -139,13 +139,7 @@ etcd_demo() {
 
 deny() {
     made deny "$TOOLS/bin/cargo-deny" "text:$DENY_VERSION" && return
-    say "cargo-deny $DENY_VERSION: from its registry with its own lock file, a few minutes"
-    # It runs for a second a day: a quick build is worth more than a quick program.
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
-        nice cargo install --quiet --locked --version "=$DENY_VERSION" --root "$TOOLS" --target-dir "$TOOLS/build/deny" --force cargo-deny ||
-        die 'cargo-deny could not be built' 'cargo must be able to reach its registry or a mirror of it'
-    rm -rf "$TOOLS/build/deny"
-    stamp deny "text:$DENY_VERSION"
+    cargo_install deny cargo-deny "$DENY_VERSION" 'a few minutes'
 }
 
 fuzz() {
@@ -154,12 +148,19 @@ fuzz() {
     command -v "${CXX:-c++}" >/dev/null ||
         die "no C++ compiler (${CXX:-c++}); libFuzzer is written in it" 'cure (Debian, Ubuntu): apt-get install g++'
     made fuzz "$TOOLS/bin/cargo-fuzz" "text:$FUZZ_VERSION" && return
-    say "cargo-fuzz $FUZZ_VERSION: from its registry with its own lock file, a minute"
+    cargo_install fuzz cargo-fuzz "$FUZZ_VERSION" 'a minute'
+}
+
+# cargo_install NAME CRATE VERSION HOW_LONG: verified by the crate's own lock file.
+# Such tools run for seconds: a quick build is worth more than a quick program.
+cargo_install() {
+    local name=$1 crate=$2 version=$3
+    say "$crate $version: from its registry with its own lock file, $4"
     CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
-        nice cargo install --quiet --locked --version "=$FUZZ_VERSION" --root "$TOOLS" --target-dir "$TOOLS/build/fuzz" --force cargo-fuzz ||
-        die 'cargo-fuzz could not be built' 'cargo must be able to reach its registry or a mirror of it'
-    rm -rf "$TOOLS/build/fuzz"
-    stamp fuzz "text:$FUZZ_VERSION"
+        nice cargo install --quiet --locked --version "=$version" --root "$TOOLS" --target-dir "$TOOLS/build/$name" --force "$crate" ||
+        die "$crate could not be built" 'cargo must be able to reach its registry or a mirror of it'
+    rm -rf "$TOOLS/build/$name"
+    stamp "$name" "text:$version"
 }
 
 # -------------------------------------------------------------------------------------------------- etcd from Go modules

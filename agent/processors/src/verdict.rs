@@ -282,9 +282,9 @@ impl Verdict {
             return self.weigh_signalled(name, judged, now);
         }
         let burns = self.burns_against(name, judged);
+        // Only an armed target can fit.
         let fits = fitting.iter().any(|fit| fit == name);
-        let armed = judged.armed().is_some() && fits;
-        if armed && !burns.is_empty() {
+        if fits && !burns.is_empty() {
             let linked = !self.links_from(name, judged).is_empty();
             let alone = fitting.len() == 1;
             let free = !self.spent(name, &judged.revision) && self.cooling(name, now).is_none();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use collectors::discover::{self, Environment};
+use collectors::discover::{self, Discovery, Environment};
 use collectors::target::Target;
 use collectors::{clock, host, logs, marks, member, probe, scrape, tls};
 use profile::capture::{Capturer, ProfileTarget};
@@ -30,9 +30,7 @@ pub(crate) async fn targets(config: &Config) -> Vec<Target> {
 
 /// The members to watch, and what may not be done with those that were looked for, with the reason.
 pub(super) async fn found(config: &Config) -> (Vec<Target>, Vec<String>) {
-    let environment =
-        Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
-    let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
+    let found = discovered(config).await;
     let mut targets = config.etcd.members.clone();
     for target in &mut targets {
         target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
@@ -52,10 +50,14 @@ pub(super) async fn found(config: &Config) -> (Vec<Target>, Vec<String>) {
 
 /// Where members were looked for, a line each: for whoever found none.
 pub(crate) async fn looked(config: &Config) -> Vec<String> {
+    discover::probe_reachable(discovered(config).await).await.describe()
+}
+
+/// What /proc, certificates and variables tell; nobody is asked.
+async fn discovered(config: &Config) -> Discovery {
     let environment =
         Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
-    let found = spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default();
-    discover::probe_reachable(found).await.describe()
+    spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default()
 }
 
 fn is_same(one: &Target, other: &Target) -> bool {
