@@ -1,7 +1,7 @@
 //! Log lines: etcd's slow ones become spans of the request that caused them, no key leaves, and no line is lost or sent twice,
 //! whether the receiver is there when the agent ends or not.
 
-use std::{collections::BTreeMap, fs, io::Read, time::Duration};
+use std::{collections::BTreeMap, fs, io::Read, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
@@ -285,7 +285,12 @@ fn lines_that_no_receiver_took_before_the_stop_arrive_after_the_next_start() {
 
 #[test]
 fn lines_that_no_receiver_took_before_the_kill_arrive_after_the_next_start() {
-    ends_while_the_receiver_is_away("logs-away-killed", |daemon| daemon.agent.kill()).unwrap();
+    let kill = |daemon: &Daemon| {
+        // A checkpoint is written every ten seconds: one that passed these lines would lose them now.
+        thread::sleep(Duration::from_secs(12));
+        daemon.agent.kill()
+    };
+    ends_while_the_receiver_is_away("logs-away-killed", kill).unwrap();
 }
 
 #[test]
