@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use collectors::{host, logs, marks, member, probe, scrape};
-use exporters::otlp::{Endpoint, Protocol, Signal};
+use exporters::otlp::{Endpoint, Signal};
 
 use crate::cli::Source;
 pub(crate) use etcd::Etcd;
@@ -66,13 +66,6 @@ impl Config {
     /// Whether anything leaves the node over OTLP.
     pub(crate) fn is_shipping(&self) -> bool {
         Signal::ALL.iter().any(|signal| self.otlp.destination(*signal).endpoint != Endpoint::Nowhere)
-    }
-
-    /// Where the agent's own spans and logs go: the traces' destination, where that speaks gRPC.
-    pub(crate) fn telemetry_endpoint(&self) -> Option<String> {
-        let to = self.otlp.destination(Signal::Traces);
-        let url = to.url(Signal::Traces).ok().flatten()?;
-        (to.protocol == Protocol::Grpc).then(|| url.to_string())
     }
 
     /// Whether receivers may act.

@@ -1,19 +1,25 @@
-//! The agent's own log and spans: stderr always, OTLP over gRPC when an endpoint is set.
+//! The agent's own log and spans: stderr always, OTLP when an endpoint is set, with the exporter's settings.
 //!
 //! Owns the process's one tracing subscriber, and a thread with a runtime of its own for the exporter: on the agent's
 //! current-thread runtime the exporter's shutdown would wait ten seconds for a runtime that waits for it. Refuses to export
-//! what the exporter itself says and does (h2, hyper, tonic, tower, reqwest): it would feed itself.
+//! what the exporter itself says and does (h2, hyper, tonic, tower, reqwest): it would feed itself. It begins before and ends
+//! after every run of the pipeline, so a reload does not move it.
+
+mod post;
 
 use std::io::{self, IsTerminal};
-use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use exporters::otlp::{Direct, Signal, StartError};
+use model::ledger::Ledger;
+use model::time::Clock;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{ExporterBuildError, LogExporter, SpanExporter, WithExportConfig, WithTonicConfig};
+use opentelemetry_otlp::{
+    ExporterBuildError, LogExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -32,8 +38,8 @@ const BENEATH: [&str; 8] =
 /// The last batch gets this long; a receiver that hangs must not hold up the agent's end.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
-/// Of one export.
-const EXPORT_MAX: Duration = Duration::from_secs(5);
+/// The crate wants a URL and never speaks to it: [`post`] knows the receiver.
+const NOWHERE: &str = "http://otlp.invalid";
 
 /// What is told, and where.
 #[derive(Clone, Debug)]
@@ -42,8 +48,8 @@ pub(crate) struct Config {
     pub(crate) level: String,
     /// One JSON object a line instead of text.
     pub(crate) json: bool,
-    /// `http://HOST:PORT` or `https://HOST:PORT` of an OTLP receiver that speaks gRPC; `None`: nothing leaves.
-    pub(crate) endpoint: Option<String>,
+    /// Spans go where traces go, log lines where logs go.
+    pub(crate) otlp: exporters::otlp::Config,
     /// `host.name`.
     pub(crate) node: String,
 }
@@ -57,12 +63,12 @@ pub(crate) enum TelemetryError {
     /// The exporter.
     #[error("set up the agent's own telemetry")]
     Exporter(#[from] ExporterBuildError),
+    /// The receiver, or the files that open it.
+    #[error("set up OTLP")]
+    Receiver(#[from] StartError),
     /// The thread or its runtime.
     #[error("start the telemetry thread")]
     Thread(#[from] io::Error),
-    /// The thread ended before it was ready.
-    #[error("the telemetry thread ended early")]
-    Ended,
     /// Somebody was quicker.
     #[error(transparent)]
     Twice(#[from] SetGlobalDefaultError),
@@ -76,8 +82,8 @@ pub(crate) struct Telemetry {
 
 #[derive(Debug)]
 struct Export {
-    spans: SdkTracerProvider,
-    logs: SdkLoggerProvider,
+    spans: Option<SdkTracerProvider>,
+    logs: Option<SdkLoggerProvider>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -86,9 +92,8 @@ struct Export {
 ///
 /// # Errors
 /// [`TelemetryError`]; then nothing was begun.
-pub(crate) fn init(config: &Config) -> Result<Telemetry, TelemetryError> {
-    let export =
-        config.endpoint.as_deref().map(|endpoint| Export::start(endpoint, &config.node)).transpose()?;
+pub(crate) fn init(config: &Config, clock: &Clock, ledger: &Ledger) -> Result<Telemetry, TelemetryError> {
+    let export = Export::start(config, clock, ledger)?;
     let subscriber = subscriber(config, export.as_ref())?;
     tracing::subscriber::set_global_default(subscriber)?;
     Ok(Telemetry { export })
@@ -107,8 +112,8 @@ fn subscriber(
     config: &Config,
     export: Option<&Export>,
 ) -> Result<impl Subscriber + Send + Sync + 'static, TelemetryError> {
-    let spans = export.map(|export| {
-        let tracer = export.spans.tracer("backburn-agent");
+    let spans = export.and_then(|export| export.spans.as_ref()).map(|spans| {
+        let tracer = spans.tracer("backburn-agent");
         tracing_opentelemetry::layer()
             .with_tracer(tracer)
             .with_location(false)
@@ -116,7 +121,8 @@ fn subscriber(
             .with_tracked_inactivity(false)
             .with_filter(not_beneath())
     });
-    let logs = export.map(|export| OpenTelemetryTracingBridge::new(&export.logs).with_filter(not_beneath()));
+    let logs = export.and_then(|export| export.logs.as_ref());
+    let logs = logs.map(|logs| OpenTelemetryTracingBridge::new(logs).with_filter(not_beneath()));
     Ok(Registry::default().with(spans).with(logs).with(stderr(config)?))
 }
 
@@ -145,22 +151,31 @@ where
 }
 
 impl Export {
-    /// Starts the thread and builds both providers inside its runtime, where gRPC's tasks then live.
-    fn start(endpoint: &str, node: &str) -> Result<Export, TelemetryError> {
-        let (ready, built) = mpsc::sync_channel(1);
+    /// Starts the thread with both clients and builds the providers; `None` where neither signal goes anywhere.
+    fn start(config: &Config, clock: &Clock, ledger: &Ledger) -> Result<Option<Export>, TelemetryError> {
+        let direct = |signal| Direct::new(&config.otlp, signal, clock, ledger);
+        let (for_spans, for_logs) = (direct(Signal::Traces)?, direct(Signal::Logs)?);
+        if for_spans.is_none() && for_logs.is_none() {
+            return Ok(None);
+        }
+        let (for_spans, span_road) = for_spans.map(post::road).unzip();
+        let (for_logs, log_road) = for_logs.map(post::road).unzip();
+        let timeout = |signal| config.otlp.destination(signal).timeout;
+        let resource = resource(&config.node);
+        let spans = for_spans.map(|post| spans(post, timeout(Signal::Traces), &resource)).transpose()?;
+        let logs = for_logs.map(|post| logs(post, timeout(Signal::Logs), &resource)).transpose()?;
         let (stop, stopped) = oneshot::channel();
-        let (endpoint, node) = (endpoint.to_owned(), node.to_owned());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name("telemetry".to_owned()).spawn(move || {
             runtime.block_on(async move {
-                if ready.send(providers(&endpoint, &node)).is_ok() {
+                tokio::select! {
                     // A sender that was dropped means the same as one that spoke.
-                    let _stopped = stopped.await;
+                    _stopped = stopped => {}
+                    _ended = async { tokio::join!(travel(span_road), travel(log_road)) } => {}
                 }
             });
         })?;
-        let (spans, logs) = built.recv().map_err(|_| TelemetryError::Ended)??;
-        Ok(Export { spans, logs, stop, thread })
+        Ok(Some(Export { spans, logs, stop, thread }))
     }
 
     fn end(self) {
@@ -168,11 +183,11 @@ impl Export {
         // Stderr is still there, and whatever these say of themselves cannot be exported any more.
         thread::scope(|both| {
             both.spawn(|| {
-                if let Err(error) = spans.shutdown_with_timeout(FLUSH_MAX) {
+                if let Some(Err(error)) = spans.map(|spans| spans.shutdown_with_timeout(FLUSH_MAX)) {
                     tracing::warn!(%error, "the agent's last spans were not sent");
                 }
             });
-            if let Err(error) = logs.shutdown_with_timeout(FLUSH_MAX) {
+            if let Some(Err(error)) = logs.map(|logs| logs.shutdown_with_timeout(FLUSH_MAX)) {
                 tracing::warn!(%error, "the agent's last log lines were not sent");
             }
         });
@@ -184,29 +199,39 @@ impl Export {
     }
 }
 
-fn providers(
-    endpoint: &str,
-    node: &str,
-) -> Result<(SdkTracerProvider, SdkLoggerProvider), ExporterBuildError> {
-    let resource = Resource::builder()
+async fn travel(road: Option<post::Road>) {
+    if let Some(road) = road {
+        road.run().await;
+    }
+}
+
+fn resource(node: &str) -> Resource {
+    Resource::builder()
         .with_service_name("backburn-agent")
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .with_attribute(KeyValue::new("service.instance.id", node.to_owned()))
         .with_attribute(KeyValue::new("host.name", node.to_owned()))
-        .build();
-    let mut spans = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_MAX);
-    let mut logs = LogExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_MAX);
-    if endpoint.starts_with("https://") {
-        spans = spans.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
-        logs = logs.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
-    }
-    let spans = SdkTracerProvider::builder()
-        .with_batch_exporter(spans.build()?)
-        .with_resource(resource.clone())
-        .build();
-    let logs =
-        SdkLoggerProvider::builder().with_batch_exporter(logs.build()?).with_resource(resource).build();
-    Ok((spans, logs))
+        .build()
+}
+
+fn spans(
+    post: post::Post,
+    timeout: Duration,
+    resource: &Resource,
+) -> Result<SdkTracerProvider, ExporterBuildError> {
+    let exporter = SpanExporter::builder().with_http().with_http_client(post).with_endpoint(NOWHERE);
+    let exporter = exporter.with_protocol(Protocol::HttpBinary).with_timeout(timeout).build()?;
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.clone()).build())
+}
+
+fn logs(
+    post: post::Post,
+    timeout: Duration,
+    resource: &Resource,
+) -> Result<SdkLoggerProvider, ExporterBuildError> {
+    let exporter = LogExporter::builder().with_http().with_http_client(post).with_endpoint(NOWHERE);
+    let exporter = exporter.with_protocol(Protocol::HttpBinary).with_timeout(timeout).build()?;
+    Ok(SdkLoggerProvider::builder().with_batch_exporter(exporter).with_resource(resource.clone()).build())
 }
 
 #[cfg(test)]
@@ -217,10 +242,26 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
+    use exporters::otlp::{Compression, Endpoint, Protocol};
+    use model::ledger::Ledger;
+    use model::time::{Clock, Stamp};
+
     use super::{Config, Export, TelemetryError, subscriber};
 
     fn config(level: &str) -> Config {
-        Config { level: level.to_owned(), json: true, endpoint: None, node: "n1".to_owned() }
+        let otlp = exporters::otlp::Config::default();
+        Config { level: level.to_owned(), json: true, otlp, node: "node-7".to_owned() }
+    }
+
+    fn start(endpoint: &str, protocol: Protocol) -> Result<Option<Export>, TelemetryError> {
+        let mut config = config("error");
+        config.otlp.each(|to| {
+            to.endpoint = Endpoint::Base(endpoint.to_owned());
+            to.protocol = protocol;
+            // So that what leaves can be read on the wire.
+            to.compression = Compression::None;
+        });
+        Export::start(&config, &Clock::new(Stamp::default), &Ledger::default())
     }
 
     /// A receiver that reads everything and never answers: the worst one.
@@ -248,8 +289,14 @@ mod tests {
 
     #[test]
     fn spans_and_logs_leave_but_not_those_of_the_exporter_and_the_end_is_bounded() {
+        for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
+            leaves(protocol);
+        }
+    }
+
+    fn leaves(protocol: Protocol) {
         let (address, heard) = mute();
-        let export = Export::start(&format!("http://{address}"), "node-7").unwrap();
+        let export = start(&format!("http://{address}"), protocol).unwrap().unwrap();
         let subscriber = subscriber(&config("error"), Some(&export)).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info_span!("apply_a_record").in_scope(|| tracing::info!(answer = 42, "a line of ours"));
@@ -273,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_receiver_that_is_not_there_delays_nobody() {
-        let export = Export::start("http://127.0.0.1:1", "n1").unwrap();
+        let export = start("http://127.0.0.1:1", Protocol::Grpc).unwrap().unwrap();
         let (done, ended) = std::sync::mpsc::channel();
         thread::spawn(move || {
             export.end();
@@ -293,6 +340,8 @@ mod tests {
                 "{level}"
             );
         }
-        assert!(matches!(Export::start("not a url", "n1"), Err(TelemetryError::Exporter(_))));
+        assert!(matches!(start("not a url", Protocol::HttpProtobuf), Err(TelemetryError::Receiver(_))));
+        let nowhere = Export::start(&config("info"), &Clock::new(Stamp::default), &Ledger::default());
+        assert!(nowhere.unwrap().is_none(), "without an endpoint nothing is started");
     }
 }

@@ -1,8 +1,8 @@
 //! Follows log files and turns lines into events: through rename rotation, truncation and restarts of the agent, with a byte
 //! count for what could not be had.
 //!
-//! The file is the buffer: nothing is read while the inbox is full, and the checkpoint passes a line only when the exporter has
-//! its bytes. Key and value bytes of etcd's lines end in the parser. Refuses pipes and everything else that is not a regular
+//! The file is the buffer: nothing is read while the inbox is full, and the checkpoint passes a line only when the receiver has
+//! it or it was given up for a counted reason. Reading does not wait for the receiver: the engine needs the lines. Key and value bytes of etcd's lines end in the parser. Refuses pipes and everything else that is not a regular
 //! file: an etcd that writes into a full pipe hangs.
 
 mod capnslog;

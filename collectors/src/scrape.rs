@@ -4,7 +4,7 @@
 //! ticks), to work for nothing (the place in the inbox is taken before the request) and to hide a failure: a page that
 //! did not come is a record with `up` = 0.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use model::inbox::{Inbox, NoPlace};
@@ -25,12 +25,16 @@ mod fetch;
 mod layout;
 
 use columns::rejects::Rejects;
-use columns::{Columns, Reading, Restart};
+use columns::{Columns, Generations, Reading, Restart};
 use exposition::Reject;
 use fetch::{Failure, Fetcher};
 
 /// A buffer this much larger than the last page is given back: one huge page must not be paid for ever.
 const BODY_SPARE_BYTES_MAX: usize = 1 << 20;
+
+/// Of all layouts of this process: a reload makes new scrapers, and what is kept downstream by (target, generation) outlives
+/// the old ones.
+static GENERATIONS: LazyLock<Generations> = LazyLock::new(Generations::default);
 
 /// How one target is scraped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,11 +133,14 @@ impl Scraper {
         let text = target.metrics_url.as_ref().ok_or_else(|| StartError::NoUrl(target.name.clone()))?;
         let url = parse_url(text)?;
         let fetcher = Fetcher::new(url.clone(), &target.tls, config.encoding, config.body_bytes_max)?;
+        // The engine's state remembers a generation over a restart of the agent, and so does this clock go on: nanoseconds
+        // outrun any number of layouts.
+        GENERATIONS.rise_above(clock.now().mono_ns);
         Ok(Scraper {
             name: target.name.clone(),
             url: Arc::from(without_credentials(url).as_str()),
             identity: target.identity.clone(),
-            columns: Columns::new(config.series_max),
+            columns: Columns::numbered(config.series_max, GENERATIONS.clone()),
             config,
             clock,
             ledger,

@@ -23,6 +23,7 @@ use model::ledger::Ledger;
 use model::origin::Origin;
 use model::record::{Fact, Record};
 use model::scrape::{PointShape, Scrape, ScrapeOutcome, is_stale};
+use model::time::{Clock, Stamp};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
@@ -351,6 +352,23 @@ async fn a_rotated_certificate_is_used_at_the_next_scrape_and_a_broken_one_is_no
     assert_eq!(ledger.get("agent_tls_reloads_total", "ok"), 1);
     assert_eq!(ledger.get("agent_tls_reloads_total", "failed"), 1);
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_never_gives_a_generation_again() {
+    let (address, _requests) = serve(say_whole, None);
+    let url = format!("http://{address}/metrics");
+    let plain = target(&url, TlsFiles::default());
+    let mut last = 0;
+    // What stands behind a reload or a restart is a clock that goes on, or one that begins anew with lost state.
+    for mono_ns in [5_000, 5_000, 9_000_000_000, 0, 7] {
+        let clock = Clock::new(move || Stamp { mono_ns, wall_ns: 1_700_000_000_000_000_000 });
+        let mut scraper = Scraper::new(&plain, config(), clock, Ledger::default()).unwrap();
+        let generation = page(scraper.scrape().await).generation;
+        assert!(generation > last.max(mono_ns), "{generation} after {last} at {mono_ns}");
+        assert_eq!(page(scraper.scrape().await).generation, generation, "the page is the same");
+        last = generation;
+    }
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //!
 //! [`Exporter::run`] is one future: it encodes what arrives, and for each signal has at most one request on its way, so the
 //! order of a signal is kept and nothing is spawned. Memory is the queue, one request in the making a signal, and the
-//! prepared shapes of the scraped targets. Nothing leaves without an endpoint. Refuses OTLP/JSON, delta temporality and an
-//! SDK's meters: what is shipped is what was observed. The agent's own spans and logs go another way.
+//! prepared shapes of the scraped targets. The receipt of a log line is resolved when its request has ended. Nothing leaves
+//! without an endpoint. Refuses OTLP/JSON, delta temporality and an SDK's meters: what is shipped is what was observed. The
+//! agent's own spans and logs are encoded elsewhere and sent by [`Direct`].
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -14,26 +15,28 @@ use std::time::Duration;
 
 use model::finding::Finding;
 use model::ledger::Ledger;
-use model::log::Receipt;
 use model::record::Record;
 use model::time::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{debug, warn};
 
 use self::client::{Delivery, Sender};
 use self::encode::Encoder;
+#[cfg(fuzzing)]
 use self::pack::Payload;
-use self::queue::{Queue, Request};
+use self::queue::Queue;
 use self::retry::Quiet;
 
 pub use self::config::{Compression, Config, Destination, Endpoint, Headers, Protocol, Signal, Tls};
+pub use self::direct::{Direct, Sent};
 pub use self::env::{Problem, Variables};
 
 mod client;
 mod config;
+mod direct;
 mod edges;
 mod encode;
+mod ends;
 mod env;
 mod facts;
 mod grpc;
@@ -47,6 +50,8 @@ mod queue;
 mod reply;
 mod resource;
 mod retry;
+mod split;
+mod tls;
 mod traces;
 mod wire;
 
@@ -84,6 +89,14 @@ pub enum StartError {
         /// Why.
         error: std::io::Error,
     },
+    /// A file that holds something else than it should.
+    #[error("{}: {message}", path.display())]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// A certificate without a key, or the other way round.
     #[error("otlp client certificate and client key belong together: one is missing")]
     HalfIdentity,
@@ -111,8 +124,6 @@ struct Lane {
     protocol: Protocol,
     compression: Compression,
     state: State,
-    /// Items of the request on its way.
-    items: u64,
     quiet: Quiet,
 }
 
@@ -139,10 +150,6 @@ impl Exporter {
     /// # Errors
     /// [`StartError`]: an endpoint, header or file that cannot work.
     pub fn new(config: &Config, clock: Clock, ledger: Ledger) -> Result<Exporter, StartError> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Losing the race against another part that installs the same provider is fine.
-            rustls::crypto::ring::default_provider().install_default().ok();
-        }
         let (draining, drain_seen) = watch::channel(false);
         let mut lanes = Vec::with_capacity(Signal::ALL.len());
         for signal in Signal::ALL {
@@ -153,7 +160,6 @@ impl Exporter {
                 protocol: destination.protocol,
                 compression: destination.compression,
                 state: sender.map_or(State::Closed, |sender| State::Idle(Box::new(sender))),
-                items: 0,
                 quiet: Quiet::default(),
             });
         }
@@ -210,97 +216,16 @@ impl Exporter {
         Instant::now() + drain
     }
 
-    /// Compresses payloads into the queue and settles the receipts of their lines.
-    fn enqueue(&mut self, payloads: Vec<Payload>) {
-        for payload in payloads {
-            if payload.bytes.is_empty() || self.append(&payload) {
-                payload.receipts.iter().for_each(Receipt::take);
-            } else {
-                payload.receipts.iter().chain(&payload.partial).for_each(Receipt::lose);
-            }
-        }
-        self.tell_size();
-    }
-
-    fn append(&mut self, payload: &Payload) -> bool {
-        let Some(lane) = self.lanes.iter().find(|lane| lane.signal == payload.signal) else { return false };
-        let body = match client::finish(lane.protocol, lane.compression, &payload.bytes) {
-            Ok(body) => body,
-            Err(error) => {
-                warn!(%error, signal = payload.signal.name(), "otlp request cannot be compressed");
-                count_dropped(&self.ledger, payload.signal, "compress", payload.items);
-                return false;
-            }
-        };
-        let (signal, items) = (payload.signal, payload.items);
-        let outcome = self.queue.append(Request { signal, body, items, queued_at: self.clock.now() });
-        let taken = outcome.is_ok();
-        for dropped in outcome.unwrap_or_else(|refused| vec![refused]) {
-            count_dropped(&self.ledger, dropped.signal, "queue_full", dropped.items);
-        }
-        taken
-    }
-
     fn start_idle(&mut self) {
         for lane in &mut self.lanes {
             if !matches!(lane.state, State::Idle(_)) {
                 continue;
             }
             let Some(request) = self.queue.next(lane.signal) else { continue };
-            lane.items = request.items;
             if let State::Idle(sender) = std::mem::replace(&mut lane.state, State::Closed) {
                 lane.state = State::Busy(Box::pin(sender.deliver(request)));
             }
         }
-    }
-
-    fn settle(&mut self, place: usize, sender: Sender, delivery: Delivery) {
-        let now_ns = self.clock.now().mono_ns;
-        let Some(lane) = self.lanes.get_mut(place) else { return };
-        lane.state = State::Idle(Box::new(sender));
-        self.queue.done(lane.signal);
-        let (signal, items) = (lane.signal, lane.items);
-        match delivery {
-            Delivery::Accepted { rejected, message } => {
-                let rejected = rejected.min(items);
-                self.ledger.add("agent_otlp_sent_items_total", signal.name(), items - rejected);
-                count_dropped(&self.ledger, signal, "rejected", rejected);
-                debug!(signal = signal.name(), items, rejected, "otlp request sent");
-                if !message.is_empty() && lane.quiet.speak(now_ns) {
-                    warn!(signal = signal.name(), rejected, message, "otlp receiver has remarks");
-                }
-            }
-            Delivery::Refused { code, message } => {
-                count_dropped(&self.ledger, signal, "rejected", items);
-                if lane.quiet.speak(now_ns) {
-                    warn!(
-                        signal = signal.name(),
-                        code, message, items, "otlp receiver refuses data, dropped"
-                    );
-                }
-            }
-            Delivery::Expired => {
-                count_dropped(&self.ledger, signal, "expired", items);
-                if lane.quiet.speak(now_ns) {
-                    warn!(
-                        signal = signal.name(),
-                        items, "otlp request could not be delivered in time, dropped"
-                    );
-                }
-            }
-        }
-        self.tell_size();
-    }
-
-    fn tell_size(&self) {
-        self.ledger.set("agent_otlp_queue_bytes", "", wire::wide(self.queue.bytes()));
-    }
-
-    fn stop(self) {
-        for request in self.queue.into_rest() {
-            count_dropped(&self.ledger, request.signal, "shutdown", request.items);
-        }
-        self.ledger.set("agent_otlp_queue_bytes", "", 0);
     }
 }
 
@@ -342,12 +267,6 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-/// One loss, by reason and by signal.
-fn count_dropped(ledger: &Ledger, signal: Signal, reason: &'static str, items: u64) {
-    ledger.add("agent_otlp_dropped_items_total", reason, items);
-    ledger.add("agent_otlp_dropped_items_by_signal_total", signal.name(), items);
 }
 
 #[cfg(test)]

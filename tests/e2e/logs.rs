@@ -1,12 +1,13 @@
-//! Log lines: etcd's slow ones become spans of the request that caused them, no key leaves, and no line is lost or sent twice.
+//! Log lines: etcd's slow ones become spans of the request that caused them, no key leaves, and no line is lost or sent twice,
+//! whether the receiver is there when the agent ends or not.
 
-use std::{collections::BTreeMap, fs, io::Read, time::Duration};
+use std::{collections::BTreeMap, fs, io::Read, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
     daemon::{self, Daemon, Seat},
     etcd::{Cluster, Logger, Member, Options, Version},
-    process::wait_until,
+    process::{Signal, wait_until},
     service::Service,
     sink::{Payload, Sink, flat},
 };
@@ -249,5 +250,62 @@ fn an_agent_that_is_killed_loses_no_line_and_repeats_only_those_since_its_checkp
     let arrivals = told.wait_for_all().unwrap();
     assert!(safe.iter().all(|trace| arrivals[trace] == 1), "lines behind the checkpoint came again");
     assert!(arrivals.values().all(|times| *times <= 2), "one crash, and a line came three times");
+    agent.stop().unwrap();
+}
+
+/// What stood only in the agent's memory when it ended comes from the file when the receiver is back.
+fn ends_while_the_receiver_is_away(name: &str, end: fn(&Daemon) -> Result<()>) -> Result<()> {
+    let mut told = Told::new(name)?;
+    told.sink.down();
+    let agent = told.start()?;
+    told.say(100)?;
+    wait_until("the lines to wait for the receiver", SOON, || {
+        let kept = agent.metric("agent_logs_lines_total", "kept")?;
+        let queued = agent.metric("agent_otlp_queue_bytes", "")?;
+        Ok((kept >= 100.0 && queued > 0.0).then_some(()))
+    })?;
+    end(&agent)?;
+    told.sink.up()?;
+    let agent = told.start()?;
+    let arrivals = told.wait_for_all()?;
+    ensure!(arrivals.values().all(|times| *times == 1), "nothing had arrived, and now some came twice");
+    agent.stop()?;
+    // Acknowledged before the end: not sent again after it.
+    let agent = told.start()?;
+    told.say(1)?;
+    let arrivals = told.wait_for_all()?;
+    ensure!(arrivals.values().all(|times| *times == 1), "a line that the receiver had came again");
+    agent.stop()
+}
+
+#[test]
+fn lines_that_no_receiver_took_before_the_stop_arrive_after_the_next_start() {
+    ends_while_the_receiver_is_away("logs-away-stopped", Daemon::stop).unwrap();
+}
+
+#[test]
+fn lines_that_no_receiver_took_before_the_kill_arrive_after_the_next_start() {
+    let kill = |daemon: &Daemon| {
+        // A checkpoint is written every ten seconds: one that passed these lines would lose them now.
+        thread::sleep(Duration::from_secs(12));
+        daemon.agent.kill()
+    };
+    ends_while_the_receiver_is_away("logs-away-killed", kill).unwrap();
+}
+
+#[test]
+fn lines_that_no_receiver_took_before_a_reload_arrive_after_it() {
+    let mut told = Told::new("logs-away-reloaded").unwrap();
+    told.sink.down();
+    let agent = told.start().unwrap();
+    told.say(100).unwrap();
+    let kept = || Ok((agent.metric("agent_logs_lines_total", "kept")? >= 100.0).then_some(()));
+    wait_until("the lines to be read", SOON, kept).unwrap();
+    agent.agent.signal(Signal::Hup).unwrap();
+    let reloaded = || Ok((agent.metric("agent_otlp_left_items_total", "logs")? >= 100.0).then_some(()));
+    wait_until("the lines to be left to the next run", SOON, reloaded).unwrap();
+    told.sink.up().unwrap();
+    let arrivals = told.wait_for_all().unwrap();
+    assert!(arrivals.values().all(|times| *times == 1), "nothing had arrived, and now some came twice");
     agent.stop().unwrap();
 }

@@ -1,14 +1,16 @@
-//! OTLP receivers that are slow, refuse, answer garbage or are gone: the agent stays well, and what is missing is counted.
+//! OTLP receivers that are slow, refuse, answer garbage, take only little at once or are gone: the agent stays well, and what
+//! is missing is counted. What the agent says of itself goes the same way as the rest.
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
+    certs::{Certs, ClientAuth},
     daemon::{self, Daemon, Seat},
     etcd::{Cluster, Options, Version},
     process::wait_until,
     service::Service,
-    sink::{Protocol, Reply, Sink, flat},
+    sink::{Payload, Protocol, Reply, Sink, flat},
 };
 
 /// Back-off reaches seconds during an outage, and a busy host takes its share.
@@ -182,6 +184,110 @@ fn noise(seed: &mut u64) -> String {
         format!("{seed:016x}")
     };
     (0..400).map(|_| next()).collect()
+}
+
+fn endpoint(sink: &Sink, protocol: Protocol) -> String {
+    let (endpoint, protocol) = match protocol {
+        Protocol::Grpc => (sink.grpc_endpoint(), "grpc"),
+        Protocol::Http => (sink.http_endpoint(), "http/protobuf"),
+    };
+    format!("endpoint: {endpoint}, protocol: {protocol}, flush: 300ms")
+}
+
+/// A server's own limit: requests are halved until they fit, and one line that cannot is the only one missing.
+fn limit(protocol: Protocol, name: &str) -> Result<()> {
+    const LIMIT: usize = 4 << 10;
+    let sink = Sink::start()?;
+    sink.limit(LIMIT);
+    let seat = Seat::new(name)?;
+    let orders = Service::new(seat.folder().path(), "orders");
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut said = Vec::new();
+    for number in 0..60 {
+        let long = noise(&mut seed);
+        said.push(orders.say(long.split_at(if number == 30 { LIMIT + 1000 } else { 1000 }).0)?);
+    }
+    let log = orders.log().display();
+    let otlp = format!("otlp: {{ {} }}", endpoint(&sink, protocol));
+    seat.configure(&format!(
+        "etcd: {{ discovery: false }}\n{otlp}\nlogs: {{ files: [\"{log}\"], start_at: beginning }}\n"
+    ))?;
+    let agent = seat.start(&[])?;
+    let too_large = said.remove(30);
+    let arrived = || -> BTreeSet<String> {
+        flat::logs(&sink.received()).into_iter().map(|line| line.trace_id).collect()
+    };
+    wait_until("every line that fits", SOON, || {
+        let arrived = arrived();
+        let missing = said.iter().filter(|trace| !arrived.contains(*trace)).count();
+        ensure!(missing == 0, "{missing} of {} lines are missing", said.len());
+        Ok(Some(()))
+    })
+    .with_context(|| format!("the agent wrote: {}", agent.agent.stderr()))?;
+    wait_until("the other one to be counted", SOON, || {
+        Ok((agent.metric("agent_otlp_dropped_items_by_signal_total", "logs")? >= 1.0).then_some(()))
+    })?;
+    ensure!(!arrived().contains(&too_large), "the limit was not kept");
+    let lines = agent.metric("agent_otlp_dropped_items_by_signal_total", "logs")?;
+    let large = agent.metric("agent_otlp_dropped_items_total", "too_large")?;
+    let rejected = agent.metric("agent_otlp_dropped_items_total", "rejected")?;
+    ensure!(
+        (lines, large, rejected) == (1.0, 1.0, 0.0),
+        "dropped {lines}: {large} too large, {rejected} rejected"
+    );
+    ensure!(agent.metric("agent_otlp_splits_total", "logs")? > 0.0, "nothing was split");
+    agent.stop()
+}
+
+/// The agent's own spans and log lines at a receiver that wants a certificate and a header.
+fn own_telemetry(protocol: Protocol, name: &str) -> Result<()> {
+    let seat = Seat::new(name)?;
+    let certs = Certs::generate(&seat.folder().path().join("certs"))?;
+    let sink = Sink::start_with_tls(&certs, ClientAuth::Required)?;
+    let headers = seat.folder().write("headers", "x-token=s3cret\n")?;
+    let (ca, cert, key) = (certs.cacert.display(), certs.cert.display(), certs.key.display());
+    let files = format!("headers: {{ file: {} }}, ca: {ca}, cert: {cert}, key: {key}", headers.display());
+    let otlp = format!("otlp: {{ {}, compression: zstd, {files} }}", endpoint(&sink, protocol));
+    seat.configure(&format!("etcd: {{ discovery: false }}\n{otlp}\n"))?;
+    // The file counts; a library that reads these by itself would send them along.
+    let agent = seat.start(&[
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-token=another,x-stray=1"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+    ])?;
+    agent.stop()?;
+    let received = sink.received();
+    let spans = flat::spans(&received);
+    ensure!(spans.iter().any(|span| span.span.name == "start"), "no span of the agent's start: {spans:?}");
+    let lines = flat::logs(&received);
+    ensure!(lines.iter().any(|line| line.body == "admin"), "no line of the agent's log: {lines:?}");
+    for one in received.iter().filter(|one| matches!(one.payload, Payload::Traces(_) | Payload::Logs(_))) {
+        ensure!(one.protocol == protocol, "{:?}", one.protocol);
+        ensure!(one.headers.get("x-token").is_some_and(|token| token == "s3cret"), "{:?}", one.headers);
+        ensure!(!one.headers.contains_key("x-stray"), "{:?}", one.headers);
+        let encoding = if protocol == Protocol::Grpc { "grpc-encoding" } else { "content-encoding" };
+        ensure!(one.headers.get(encoding).is_some_and(|word| word == "zstd"), "{:?}", one.headers);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_receiver_with_a_small_limit_gets_all_that_fits_over_grpc() {
+    limit(Protocol::Grpc, "receiver-limit-grpc").unwrap();
+}
+
+#[test]
+fn a_receiver_with_a_small_limit_gets_all_that_fits_over_http() {
+    limit(Protocol::Http, "receiver-limit-http").unwrap();
+}
+
+#[test]
+fn the_agents_own_spans_and_lines_take_the_configured_way_over_grpc() {
+    own_telemetry(Protocol::Grpc, "own-telemetry-grpc").unwrap();
+}
+
+#[test]
+fn the_agents_own_spans_and_lines_take_the_configured_way_over_http() {
+    own_telemetry(Protocol::Http, "own-telemetry-http").unwrap();
 }
 
 #[test]

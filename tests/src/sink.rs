@@ -5,7 +5,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -74,6 +77,8 @@ pub struct Sink {
 struct Shared {
     script: Script<Reply>,
     arrived: Mutex<received::Arrived>,
+    /// Largest request after decompression.
+    decoded_bytes_max: AtomicUsize,
 }
 
 impl Sink {
@@ -98,7 +103,11 @@ impl Sink {
     }
 
     fn with(tls: Option<Arc<ServerConfig>>) -> Result<Sink> {
-        let shared = Arc::new(Shared { script: Script::new(Reply::Accept), arrived: Mutex::default() });
+        let shared = Arc::new(Shared {
+            script: Script::new(Reply::Accept),
+            arrived: Mutex::default(),
+            decoded_bytes_max: AtomicUsize::new(answer::DECODED_BYTES_MAX),
+        });
         let start = || Listener::start(0, tls.clone(), handler(&shared));
         let listeners = [start()?, start()?];
         let addresses = listeners.each_ref().map(Listener::address);
@@ -135,6 +144,12 @@ impl Sink {
     /// Answers for the next exports, one each.
     pub fn queue(&self, replies: impl IntoIterator<Item = Reply>) {
         self.shared.script.queue(replies);
+    }
+
+    /// Takes requests of at most so many bytes from now on, decompressed ones too: over gRPC by the server's own limit, over
+    /// HTTP with a 413.
+    pub fn limit(&self, bytes: usize) {
+        self.shared.decoded_bytes_max.store(bytes, Ordering::Relaxed);
     }
 
     /// Closes the ports with all connections: clients are refused until [`Sink::up`].
@@ -190,6 +205,10 @@ impl Shared {
 
     fn take(&self, received: Received) {
         self.arrived().add(received);
+    }
+
+    fn decoded_bytes_max(&self) -> usize {
+        self.decoded_bytes_max.load(Ordering::Relaxed)
     }
 
     fn refuse(&self) {

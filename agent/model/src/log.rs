@@ -1,7 +1,7 @@
-//! Log lines after parsing: redacted, timed, with the trace ids they carry. Owns the shape and the receipt.
+//! Log lines after parsing: redacted, timed, with the trace ids they carry. Owns the shape, the receipt and its stub.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub struct LogBatch {
     pub rejects: Vec<(String, u64)>,
     /// Bytes that were lost to truncation or rotation since the last batch.
     pub lost_bytes: u64,
-    /// Resolved by the exporter once the encoded bytes are in its queue. Not recorded.
+    /// Resolved by the exporter once the receiver has the lines, or they are dropped for a counted reason. Not recorded.
     #[serde(skip)]
     pub receipt: Receipt,
 }
@@ -132,62 +132,181 @@ pub struct Step {
     pub duration_ns: u64,
 }
 
+/// Nobody has said anything.
 const PENDING: u8 = 0;
-const TAKEN: u8 = 1;
-const LOST: u8 = 2;
+/// The lines are bytes of a request now; the parsed ones may go.
+const ENCODED: u8 = 1;
+/// From here on the word is final.
+const TAKEN: u8 = 2;
+const LOST: u8 = 3;
 
-/// Tells a source that can read again whether what it sent is safe. Clones share one state; the first word stands.
+/// Tells a source that can read again whether what it sent is safe. Clones share one state; the first final word stands, and
+/// a receipt whose last clone goes without one is lost: nobody is left who could deliver it.
 #[derive(Clone, Debug, Default)]
 pub struct Receipt {
-    state: Arc<AtomicU8>,
+    slip: Arc<Slip>,
 }
 
-/// State of a [`Receipt`].
+/// What the source keeps. One stub may stand for several batches; it is settled when each of them is.
+#[derive(Debug, Default)]
+pub struct Stub {
+    tally: Arc<Tally>,
+}
+
+/// State of a [`Receipt`] or a [`Stub`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReceiptState {
     /// Nobody has said.
     Pending,
-    /// The encoded bytes are in a queue: the checkpoint may pass.
+    /// The receiver has it, or it was dropped for a counted reason: the checkpoint may pass.
     Taken,
-    /// Dropped: read again from here.
+    /// Not delivered: read again from here.
     Lost,
 }
 
-impl Receipt {
-    /// The encoded bytes are safe.
-    pub fn take(&self) {
-        self.settle(TAKEN);
+#[derive(Debug, Default)]
+struct Slip {
+    state: AtomicU8,
+    /// `None` where nobody waits for a word.
+    tally: Option<Arc<Tally>>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    /// Batches without a final word.
+    open: AtomicU32,
+    /// Those of them that are not encoded yet.
+    parsed: AtomicU32,
+    lost: AtomicBool,
+}
+
+impl Stub {
+    /// The receipt of one more batch.
+    #[must_use]
+    pub fn issue(&self) -> Receipt {
+        self.tally.open.fetch_add(1, Ordering::AcqRel);
+        self.tally.parsed.fetch_add(1, Ordering::AcqRel);
+        Receipt {
+            slip: Arc::new(Slip { state: AtomicU8::new(PENDING), tally: Some(Arc::clone(&self.tally)) }),
+        }
     }
 
-    /// The batch was dropped.
+    /// Pending while one batch is; lost when one of them was.
+    #[must_use]
+    pub fn state(&self) -> ReceiptState {
+        if self.tally.open.load(Ordering::Acquire) > 0 {
+            ReceiptState::Pending
+        } else if self.tally.lost.load(Ordering::Acquire) {
+            ReceiptState::Lost
+        } else {
+            ReceiptState::Taken
+        }
+    }
+
+    /// Batches that are still in memory as parsed lines.
+    #[must_use]
+    pub fn parsed(&self) -> u32 {
+        self.tally.parsed.load(Ordering::Acquire)
+    }
+}
+
+impl Receipt {
+    /// The lines are encoded: who reads the files may read on.
+    pub fn encoded(&self) {
+        let first = self.slip.state.compare_exchange(PENDING, ENCODED, Ordering::AcqRel, Ordering::Acquire);
+        if let (Ok(_), Some(tally)) = (first, &self.slip.tally) {
+            tally.parsed.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The lines are safe, or given up for a reason that is counted.
+    pub fn take(&self) {
+        self.slip.settle(TAKEN);
+    }
+
+    /// The lines were not delivered and should come again.
     pub fn lose(&self) {
-        self.settle(LOST);
+        self.slip.settle(LOST);
     }
 
     /// What is known.
     #[must_use]
     pub fn state(&self) -> ReceiptState {
-        match self.state.load(Ordering::Acquire) {
+        match self.slip.state.load(Ordering::Acquire) {
             TAKEN => ReceiptState::Taken,
             LOST => ReceiptState::Lost,
             _ => ReceiptState::Pending,
         }
     }
+}
 
-    /// Whether this is the last clone: nobody is left who could say anything. With no exporter for logs that is how a batch ends.
-    #[must_use]
-    pub fn is_last(&self) -> bool {
-        Arc::strong_count(&self.state) == 1
-    }
-
+impl Slip {
     fn settle(&self, to: u8) {
-        // Losing the race means that another clone spoke first, and the first word stands.
-        self.state.compare_exchange(PENDING, to, Ordering::AcqRel, Ordering::Acquire).ok();
+        let open = |state: u8| (state < TAKEN).then_some(to);
+        let Ok(before) = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, open) else { return };
+        let Some(tally) = &self.tally else { return };
+        if before == PENDING {
+            tally.parsed.fetch_sub(1, Ordering::AcqRel);
+        }
+        if to == LOST {
+            tally.lost.store(true, Ordering::Release);
+        }
+        // Last, so that who sees no open batch sees the loss too.
+        tally.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Slip {
+    fn drop(&mut self) {
+        self.settle(LOST);
     }
 }
 
 impl PartialEq for Receipt {
     fn eq(&self, _: &Receipt) -> bool {
         true // two batches are the same data whatever became of them
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_final_word_stands_and_no_word_is_a_loss() {
+        let stub = Stub::default();
+        assert_eq!(stub.state(), ReceiptState::Taken, "nothing was sent");
+        let check = |word: &dyn Fn(Receipt), expected| {
+            let stub = Stub::default();
+            word(stub.issue());
+            assert_eq!((stub.state(), stub.parsed()), (expected, 0));
+        };
+        check(&|receipt| receipt.take(), ReceiptState::Taken);
+        check(&|receipt| receipt.lose(), ReceiptState::Lost);
+        check(&drop, ReceiptState::Lost);
+        check(&|receipt| receipt.encoded(), ReceiptState::Lost);
+        check(
+            &|receipt| {
+                receipt.encoded();
+                receipt.clone().take();
+                receipt.lose();
+            },
+            ReceiptState::Taken,
+        );
+    }
+
+    #[test]
+    fn a_stub_waits_for_each_of_its_batches() {
+        let stub = Stub::default();
+        let (first, second) = (stub.issue(), stub.issue());
+        first.encoded();
+        first.encoded();
+        assert_eq!((stub.state(), stub.parsed()), (ReceiptState::Pending, 1));
+        first.take();
+        assert_eq!(stub.state(), ReceiptState::Pending);
+        second.take();
+        assert_eq!((stub.state(), stub.parsed()), (ReceiptState::Taken, 0));
+        stub.issue().lose();
+        assert_eq!(stub.state(), ReceiptState::Lost, "one of them was");
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use clap::Args;
+use exporters::otlp::Signal;
 use model::ledger::Ledger;
 use tracing::error;
 
@@ -30,26 +31,27 @@ pub(super) fn run(source: &Source, recording: Option<&Path>) -> Ended {
     if !problems.is_empty() {
         return Err(Failure::new(Exit::Config, anyhow!("{} problems in the configuration", problems.len())));
     }
-    let telemetry = telemetry::init(&telemetry::Config {
+    let ledger = Ledger::default();
+    let own = telemetry::Config {
         level: config.logging.level.clone(),
         json: config.logging.json,
-        endpoint: config.telemetry_endpoint(),
+        otlp: config.otlp.clone(),
         node: config.node.clone(),
-    })
-    .map_err(|error| Failure::new(Exit::Config, error))?;
+    };
+    let telemetry = telemetry::init(&own, &collectors::clock::system(), &ledger)
+        .map_err(|error| Failure::new(Exit::Config, error))?;
     for warning in &warnings {
         tracing::warn!(place = %warning.place, "ignored: {}", warning.text);
     }
-    let ended = again_and_again(source, config, recording);
+    let ended = again_and_again(source, config, recording, &ledger);
     telemetry.shutdown();
     ended
 }
 
 /// A reload and a change of members are a new run in the same process: the engine's state is saved and restored between
 /// them. A wrong configuration is refused and the old one kept. A recording ends neither way: see [`crate::run::run`].
-fn again_and_again(source: &Source, mut config: Config, recording: Option<&Path>) -> Ended {
+fn again_and_again(source: &Source, mut config: Config, recording: Option<&Path>, ledger: &Ledger) -> Ended {
     let runtime = runtime()?;
-    let ledger = Ledger::default();
     loop {
         let stop = runtime.block_on(crate::run::run(config.clone(), recording, ledger.clone()))?;
         if stop == Stop::Asked {
@@ -62,8 +64,19 @@ fn again_and_again(source: &Source, mut config: Config, recording: Option<&Path>
                 error!(place = %problem.place, "configuration kept as it was: {}", problem.text);
             }
             if loaded.problems.is_empty() {
+                told_where(&config, &loaded.config);
                 config = loaded.config;
             }
         }
+    }
+}
+
+/// The agent's own spans and log lines began before the first run: whoever moves the receiver is told that they stay.
+fn told_where(before: &Config, after: &Config) {
+    let moved = |signal| before.otlp.destination(signal) != after.otlp.destination(signal);
+    if [Signal::Traces, Signal::Logs].into_iter().any(moved) {
+        tracing::warn!(
+            "otlp has changed: the agent's own spans and log lines go the old way until it is restarted"
+        );
     }
 }

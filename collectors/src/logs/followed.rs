@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use model::ledger::Ledger;
-use model::log::{LogBatch, Receipt, ReceiptState};
+use model::log::{LogBatch, Receipt, ReceiptState, Stub};
 use model::origin::Origin;
 use model::time::{SECOND_NS, Stamp};
 
@@ -16,7 +16,7 @@ use crate::logs::Config;
 use crate::logs::checkpoint::Mark;
 use crate::logs::file::{FileId, OpenFile, Slice};
 use crate::logs::line::Context;
-use crate::logs::read::{Read, zone};
+use crate::logs::read::{Read, service_of, zone};
 use crate::target::Identity;
 
 /// A renamed file is done when it was silent this long: its writer has opened the new one by then.
@@ -24,6 +24,10 @@ const QUIET_NS: u64 = 5 * SECOND_NS;
 /// Wait before a lost batch is read again, doubling up to a minute: the queue that lost it is full.
 const AGAIN_NS: u64 = SECOND_NS;
 const AGAIN_DOUBLINGS_MAX: u32 = 6;
+/// A batch that was lost so often, over some minutes, is given up: reading it for ever would hold up all that stands behind it.
+const TRIES_MAX: u32 = 8;
+/// Batches whose receipts are joined end here: so much is read again at once when one of them is lost.
+const JOINED_BYTES_MAX: u64 = 1 << 20;
 
 /// Files of one path that are held open while they are drained: a held file keeps its disk space.
 const FILES_OF_A_PATH_MAX: usize = 16;
@@ -59,7 +63,7 @@ pub(super) struct Parsed {
 struct OnTheWay {
     from: u64,
     to: u64,
-    receipt: Receipt,
+    stub: Stub,
     tries: u32,
 }
 
@@ -96,6 +100,25 @@ pub(super) struct Followed {
     /// Lines read since the last batch that was sent.
     lines: u64,
     lost_bytes: u64,
+}
+
+/// What all files share in one turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn<'a> {
+    pub config: &'a Config,
+    pub now: Stamp,
+    pub ledger: &'a Ledger,
+    /// So much is on its way that batches behind one another are joined.
+    pub join: bool,
+}
+
+/// What is on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Open {
+    /// Ranges of files that nobody has answered for.
+    pub ranges: usize,
+    /// Batches that are not encoded yet.
+    pub parsed: usize,
 }
 
 /// What one turn gave.
@@ -167,11 +190,12 @@ impl Followed {
     }
 
     /// Reads one slice of the oldest file that has one.
-    pub(super) fn step(&mut self, config: &Config, now: Stamp, ledger: &Ledger) -> Step {
+    pub(super) fn step(&mut self, turn: &Turn<'_>) -> Step {
+        let ledger = turn.ledger;
         for index in 0..self.entries.len() {
             let Some(entry) = self.entries.get_mut(index) else { break };
             let was_lost = self.lost_bytes;
-            let slice = entry.next_slice(config, now, &mut self.lost_bytes);
+            let slice = entry.next_slice(turn.config, turn.now, &mut self.lost_bytes);
             ledger.add("agent_logs_lost_bytes_total", "truncated", self.lost_bytes - was_lost);
             let (slice, tries) = match slice {
                 Ok(Some(found)) => found,
@@ -182,13 +206,13 @@ impl Followed {
                     return Step::Idle;
                 }
             };
-            return self.parse(index, &slice, tries, (config, now, ledger));
+            return self.parse(index, &slice, tries, turn);
         }
         Step::Idle
     }
 
-    fn parse(&mut self, index: usize, slice: &Slice, tries: u32, with: (&Config, Stamp, &Ledger)) -> Step {
-        let (config, now, ledger) = with;
+    fn parse(&mut self, index: usize, slice: &Slice, tries: u32, turn: &Turn<'_>) -> Step {
+        let &Turn { config, now, .. } = turn;
         let at_end = self.entries.get(index).is_some_and(|entry| slice.to >= entry.file.size);
         if at_end && self.zone_ns.is_none() {
             self.zone_ns = zone(&slice.bytes, now.wall_ns);
@@ -205,22 +229,14 @@ impl Followed {
             .bytes
             .split_inclusive(|&byte| byte == b'\n')
             .for_each(|raw| read.line(raw, &context, config.line_bytes_max));
-        read.count(ledger, slice);
+        read.count(turn.ledger, slice);
         self.lines += read.lines;
-        let receipt = Receipt::default();
-        let sent = !read.events.is_empty() || read.rejected() || self.lost_bytes > 0;
-        if !sent {
-            receipt.take();
-        }
-        if let Some(entry) = self.entries.get_mut(index) {
-            entry.last_read_ns = now.mono_ns;
-            let (from, to) = (slice.from, slice.to);
-            let place = entry.on_the_way.partition_point(|other| other.from < from);
-            entry.on_the_way.insert(place, OnTheWay { from, to, receipt: receipt.clone(), tries });
-        }
-        if !sent {
+        let Some(entry) = self.entries.get_mut(index) else { return Step::Quiet };
+        entry.last_read_ns = now.mono_ns;
+        if read.events.is_empty() && !read.rejected() && self.lost_bytes == 0 {
             return Step::Quiet;
         }
+        let receipt = entry.sent(slice, tries, turn.join);
         let bytes = read.bytes();
         let batch = LogBatch {
             file: Arc::clone(&self.name),
@@ -234,28 +250,37 @@ impl Followed {
     }
 }
 
-/// A service's name from its file: the stem, or the directory where the stem is a container's restart count.
-fn service_of(path: &Path) -> String {
-    let name = |part: Option<&std::ffi::OsStr>| {
-        part.map_or_else(String::new, |part| part.to_string_lossy().into_owned())
-    };
-    let stem = name(path.file_stem());
-    if stem.bytes().all(|byte| byte.is_ascii_digit()) {
-        name(path.parent().and_then(Path::file_name))
-    } else {
-        stem
-    }
-}
-
 impl Entry {
     /// Whether this inode is open here.
     pub(super) fn is(&self, dev: u64, ino: u64) -> bool {
         self.file.id.dev == dev && self.file.id.ino == ino
     }
 
-    /// Batches that nobody has answered for yet.
-    pub(super) fn on_the_way(&self) -> usize {
-        self.on_the_way.len()
+    /// What nobody has answered for yet.
+    pub(super) fn open(&self) -> Open {
+        let parsed = self.on_the_way.iter().map(|range| range.stub.parsed()).sum::<u32>();
+        Open { ranges: self.on_the_way.len(), parsed: usize::try_from(parsed).unwrap_or(usize::MAX) }
+    }
+
+    /// Remembers a slice until its receipt is resolved. With `join`, new lines count to the range before them: a receiver that
+    /// is away for long then costs a range a megabyte, not one a batch.
+    fn sent(&mut self, slice: &Slice, tries: u32, join: bool) -> Receipt {
+        let (from, to) = (slice.from, slice.to);
+        let before = self.on_the_way.back_mut().filter(|range| {
+            join && tries + range.tries == 0
+                && range.to <= from
+                && range.to - range.from < JOINED_BYTES_MAX
+                && range.stub.state() == ReceiptState::Pending
+        });
+        if let Some(range) = before {
+            range.to = to;
+            return range.stub.issue();
+        }
+        let stub = Stub::default();
+        let receipt = stub.issue();
+        let place = self.on_the_way.partition_point(|other| other.from < from);
+        self.on_the_way.insert(place, OnTheWay { from, to, stub, tries });
+        receipt
     }
 
     /// How far this file is safe.
@@ -341,9 +366,13 @@ impl Entry {
 
     pub(super) fn settle(&mut self, now: Stamp, ledger: &Ledger) {
         let again = &mut self.again;
-        self.on_the_way.retain(|range| match range.receipt.state() {
+        self.on_the_way.retain(|range| match range.stub.state() {
             ReceiptState::Taken => false,
-            ReceiptState::Pending => !range.receipt.is_last(),
+            ReceiptState::Pending => true,
+            ReceiptState::Lost if range.tries >= TRIES_MAX => {
+                ledger.add("agent_logs_lost_bytes_total", "lost_too_often", range.to - range.from);
+                false
+            }
             ReceiptState::Lost => {
                 let wait = AGAIN_NS << range.tries.min(AGAIN_DOUBLINGS_MAX);
                 again.push_back(Again {
@@ -356,18 +385,5 @@ impl Entry {
                 false
             }
         });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_service_is_named_by_its_file_or_its_container() {
-        let check = |path: &str, expected: &str| assert_eq!(service_of(Path::new(path)), expected);
-        check("/var/log/orders.log", "orders");
-        check("/var/log/pods/ns_orders-1_uid/orders/0.log", "orders");
-        check("/0.log", "");
     }
 }

@@ -1,4 +1,7 @@
-//! The lines of one slice, parsed and counted. Owns the counts by reason; refuses to keep what is neither shipped nor meaningful.
+//! The lines of one slice, parsed and counted, and what a file tells of its writer. Owns the counts by reason; refuses to keep
+//! what is neither shipped nor meaningful.
+
+use std::path::Path;
 
 use model::ledger::Ledger;
 use model::log::LogEvent;
@@ -84,6 +87,19 @@ pub(super) fn zone(bytes: &[u8], now_ns: u64) -> Option<i64> {
     (!written.zoned && quarters.abs() <= MOST && rest <= QUARTER_NS / 15).then_some(quarters * QUARTER_NS)
 }
 
+/// A service's name from its file: the stem, or the directory where the stem is a container's restart count.
+pub(super) fn service_of(path: &Path) -> String {
+    let name = |part: Option<&std::ffi::OsStr>| {
+        part.map_or_else(String::new, |part| part.to_string_lossy().into_owned())
+    };
+    let stem = name(path.file_stem());
+    if stem.bytes().all(|byte| byte.is_ascii_digit()) {
+        name(path.parent().and_then(Path::file_name))
+    } else {
+        stem
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use model::time::SECOND_NS;
@@ -102,5 +118,13 @@ mod tests {
         check("raft2026/11/20 07:00:00 INFO: x\n", Some(5));
         check("2026-11-20 11:52:00.769904 I | embed: x\n", None);
         check("2026-11-20T12:00:00Z", None);
+    }
+
+    #[test]
+    fn a_service_is_named_by_its_file_or_its_container() {
+        let check = |path: &str, expected: &str| assert_eq!(service_of(Path::new(path)), expected);
+        check("/var/log/orders.log", "orders");
+        check("/var/log/pods/ns_orders-1_uid/orders/0.log", "orders");
+        check("/0.log", "");
     }
 }

@@ -10,13 +10,20 @@ use model::time::{SECOND_NS, Stamp};
 
 use crate::logs::checkpoint::{self, Mark};
 use crate::logs::file::{FileId, OpenFile};
-use crate::logs::followed::{Entry, Followed, Owner, Parsed, Step};
+use crate::logs::followed::{Entry, Followed, Open, Owner, Parsed, Step, Turn};
 use crate::logs::{Config, StartAt, pattern};
 
 /// Patterns are looked up this often; a directory walk costs more than a look at a known file.
 const SCAN_NS: u64 = SECOND_NS;
-/// Batches whose receipt is open, over all files: with slices of 256 KiB at most 16 MiB of lines are on their way.
-const ON_THE_WAY_MAX: usize = 64;
+/// Batches that are not encoded yet, over all files: with slices of 256 KiB at most 16 MiB of lines stand parsed in memory.
+const PARSED_MAX: usize = 64;
+/// Ranges of files without an answer, over all files, from which on batches behind one another become one range. The engine
+/// needs the lines even while the receiver is away, so reading goes on; below it, each batch is known by itself, and a
+/// crash repeats as little as can be.
+const JOIN_FROM: usize = 64;
+/// At so many ranges reading waits: with joined ranges that is a gigabyte of lines that no receiver has taken, far more than
+/// the exporter's queue holds before it gives up its oldest.
+const RANGES_MAX: usize = 1024;
 /// Slices of one pass: bounds what is parsed before anything is sent.
 const SLICES_MAX: usize = 8;
 /// Finished files that are remembered, so that a rotated name that matches a pattern is not read twice.
@@ -38,6 +45,7 @@ pub(super) struct Tail {
     done: VecDeque<FileId>,
     saved: Vec<Mark>,
     first_scan: bool,
+    begun: bool,
     scanned_ns: Option<u64>,
     next: usize,
     ledger: Ledger,
@@ -53,6 +61,7 @@ impl Tail {
             done: VecDeque::new(),
             saved,
             first_scan: true,
+            begun: false,
             scanned_ns: None,
             next: 0,
             ledger,
@@ -67,16 +76,21 @@ impl Tail {
         }
         let mut pass = Pass::default();
         let count = self.followed.len();
-        let mut room = ON_THE_WAY_MAX.saturating_sub(self.settle(now));
-        for turn in 0..count {
-            let index = (self.next + turn) % count;
+        let open = self.settle(now);
+        let turn = Turn { config: &self.config, now, ledger: &self.ledger, join: open.ranges >= JOIN_FROM };
+        let mut room = PARSED_MAX.saturating_sub(open.parsed).min(RANGES_MAX.saturating_sub(open.ranges));
+        if open.ranges >= RANGES_MAX {
+            self.ledger.add("agent_logs_waits_total", "unacknowledged", 1);
+        }
+        for step in 0..count {
+            let index = (self.next + step) % count;
             let Some(followed) = self.followed.get_mut(index) else { continue };
             followed.notice_rotation(now, &self.ledger);
             if room == 0 || pass.batches.len() >= SLICES_MAX {
                 pass.more |= room > 0;
                 continue;
             }
-            match followed.step(&self.config, now, &self.ledger) {
+            match followed.step(&turn) {
                 Step::Idle => {}
                 Step::Quiet => pass.more = true,
                 Step::Batch(parsed) => {
@@ -91,9 +105,9 @@ impl Tail {
         pass
     }
 
-    /// Batches that nobody has answered for yet.
-    pub(super) fn on_the_way(&self) -> usize {
-        self.followed.iter().flat_map(Followed::entries).map(Entry::on_the_way).sum()
+    /// Whether a path was begun since this was last asked: where it begins must survive a crash.
+    pub(super) fn take_begun(&mut self) -> bool {
+        std::mem::take(&mut self.begun)
     }
 
     /// How far each file is safe.
@@ -105,11 +119,15 @@ impl Tail {
         self.followed.iter().flat_map(of).chain(self.saved.iter().cloned()).collect()
     }
 
-    /// Reads the receipts; returns how many are still open.
-    pub(super) fn settle(&mut self, now: Stamp) -> usize {
+    /// Reads the receipts; returns what is still open.
+    pub(super) fn settle(&mut self, now: Stamp) -> Open {
         let ledger = &self.ledger;
         self.followed.iter_mut().for_each(|followed| followed.settle(now, ledger));
-        self.on_the_way()
+        let each = self.followed.iter().flat_map(Followed::entries).map(Entry::open);
+        each.fold(Open::default(), |sum, one| Open {
+            ranges: sum.ranges + one.ranges,
+            parsed: sum.parsed + one.parsed,
+        })
     }
 
     fn scan(&mut self, now: Stamp) {
@@ -131,6 +149,7 @@ impl Tail {
             }
             if let Some(followed) = self.begin(path, owner, now) {
                 self.followed.push(followed);
+                self.begun = true;
             }
         }
         self.first_scan = false;
@@ -475,7 +494,7 @@ mod tests {
         story.wait(2);
         lines.extend(story.lines());
         assert_eq!(lines, ["one", "three"], "`two` is safe and does not come again");
-        assert_eq!(story.tail.on_the_way(), 2);
+        assert_eq!(story.tail.settle(story.now).ranges, 2);
         let marks = story.tail.marks();
         assert_eq!(marks[0].offset, 0, "the checkpoint stays before what is not safe");
     }
@@ -490,9 +509,54 @@ mod tests {
         });
         story.write("app.log", &"a line\n".repeat(200));
         let first = story.lines().len();
-        assert_eq!(first, ON_THE_WAY_MAX);
+        assert_eq!(first, PARSED_MAX);
         story.kept.drain(..).for_each(|receipt| receipt.take());
         assert!(!story.lines().is_empty());
+    }
+
+    #[test]
+    fn an_absent_receiver_does_not_stop_the_reading_and_moves_no_checkpoint() {
+        let mut story = Story::new(Config {
+            start_at: StartAt::Beginning,
+            ship_all: true,
+            slice_bytes: 8,
+            checkpoint: Some("offsets.json".into()),
+            ..Config::default()
+        });
+        story.write("app.log", &"a line\n".repeat(5000));
+        let mut read = 0;
+        for _ in 0..200 {
+            read += story.lines().len();
+            story.kept.iter().for_each(Receipt::encoded);
+        }
+        assert_eq!(read, 5000, "the engine has had them all");
+        let open = story.tail.settle(story.now);
+        assert_eq!((open.ranges, open.parsed), (JOIN_FROM, 0), "what is behind one another is one range");
+        assert_eq!(story.tail.marks()[0].offset, 0);
+        // All but one of the last, joined range are answered for.
+        let last = story.kept.pop().unwrap();
+        story.kept.drain(..).for_each(|receipt| receipt.take());
+        story.tail.settle(story.now);
+        let first_of_last = u64::try_from("a line\n".len() * (JOIN_FROM - 1)).unwrap();
+        assert_eq!(story.tail.marks()[0].offset, first_of_last);
+        last.take();
+        story.tail.settle(story.now);
+        assert_eq!(story.tail.marks()[0].offset, u64::try_from("a line\n".len() * 5000).unwrap());
+    }
+
+    #[test]
+    fn a_batch_that_nobody_takes_is_not_read_for_ever() {
+        let mut story = Story::beginning();
+        story.write("app.log", "one\n");
+        let mut times = 0;
+        for _ in 0..100 {
+            times += story.lines().len();
+            story.kept.drain(..).for_each(|receipt| receipt.lose());
+            story.wait(120);
+        }
+        assert_eq!(times, 9, "once, and eight times again");
+        assert_eq!(story.tail.ledger.get("agent_logs_lost_bytes_total", "lost_too_often"), 4);
+        assert_eq!(story.tail.marks()[0].offset, 4);
     }
 
     #[test]

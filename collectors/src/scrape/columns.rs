@@ -15,6 +15,7 @@ mod generation;
 mod items;
 pub mod rejects;
 
+pub use generation::Generations;
 use items::{Items, Slot};
 use rejects::Rejects;
 
@@ -77,6 +78,7 @@ struct Memory {
 #[derive(Debug)]
 pub struct Columns {
     series_max: usize,
+    generations: Generations,
     layout: Arc<Layout>,
     items: Items,
     memory: Vec<Memory>,
@@ -112,29 +114,6 @@ struct Pass {
 struct Unknown;
 
 impl Columns {
-    /// For pages of at most `series_max` series; those beyond are counted, in page order.
-    #[must_use]
-    pub fn new(series_max: usize) -> Columns {
-        let layout = Builder::default().finish(1);
-        let mut columns = Columns {
-            series_max,
-            layout: Arc::default(),
-            items: Items::default(),
-            memory: Vec::new(),
-            values: Vec::new(),
-            counters: Vec::new(),
-            start: None,
-            start_s: None,
-            trimmed: false,
-            worn: false,
-            rest: 0,
-            failures: 0,
-            quiet: None,
-        };
-        columns.adopt(layout, Items::default(), Vec::new());
-        columns
-    }
-
     /// About how many bytes the next record takes in the inbox.
     #[must_use]
     pub fn record_bytes(&self) -> usize {
@@ -191,7 +170,7 @@ impl Columns {
         self.failures = self.failures.saturating_add(1);
         let synthetic = [0.0, seconds(duration_ns), 0.0, 0.0, 0.0];
         if self.failures == FAILURES_MAX && !self.memory.is_empty() {
-            self.quiet = Some(Arc::new(Builder::default().finish(self.layout.generation + 1)));
+            self.quiet = Some(Arc::new(Builder::default().finish(self.generations.draw())));
         }
         let (layout, values) = if let Some(quiet) = &self.quiet {
             (Arc::clone(quiet), Arc::from(synthetic.as_slice()))

@@ -159,7 +159,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Files of a TLS connection, all PEM, read when the exporter is made.
+/// Files of a TLS connection, all PEM, read when the exporter is made and again when they change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// Trust these instead of the system's roots.

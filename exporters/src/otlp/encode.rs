@@ -72,6 +72,14 @@ impl Encoder {
         self.collect(|_| true)
     }
 
+    /// A receiver has refused a request of `bytes` for its size.
+    pub(crate) fn shrink(&mut self, signal: Signal, bytes: usize) {
+        let packs = [&mut self.metrics, &mut self.logs, &mut self.traces, &mut self.profiles];
+        for pack in packs.into_iter().flatten().filter(|pack| pack.signal() == signal) {
+            pack.want_at_most(bytes / 2);
+        }
+    }
+
     fn record(&mut self, record: &Record) {
         match (&record.fact, &mut self.metrics) {
             (Fact::Scrape(scrape), Some(pack)) => self.scrapes.encode(record, scrape, pack),
@@ -108,7 +116,7 @@ impl Encoder {
                 pack.cut();
             }
             let too_large = pack.take_too_large();
-            super::count_dropped(&self.ledger, pack.signal(), "too_large", too_large);
+            super::ends::count_dropped(&self.ledger, pack.signal(), "too_large", too_large);
             payloads.append(&mut pack.take_done());
         }
         payloads

@@ -13,9 +13,9 @@ use tonic::client::GrpcService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::StartError;
-use super::client::Pem;
 use super::config::{Compression, Destination, Signal};
 use super::reply::{REPLY_BYTES_MAX, Reply, grpc_status};
+use super::tls::Pem;
 
 /// What a `grpc-timeout` can say in milliseconds: eight digits.
 const TIMEOUT_MS_MAX: u128 = 99_999_999;
@@ -64,6 +64,11 @@ impl GrpcClient {
         framed.freeze()
     }
 
+    /// The message of [`GrpcClient::frame`].
+    pub(crate) fn unframe(framed: &[u8]) -> Option<&[u8]> {
+        framed.get(5..)
+    }
+
     pub(crate) async fn send(&mut self, body: Bytes) -> Reply {
         let timeout = self.timeout;
         let reply = tokio::time::timeout(timeout, self.call(body)).await;
@@ -109,6 +114,8 @@ async fn read(response: http::Response<tonic::body::Body>) -> Reply {
         let message = format!("http status {}", head.status);
         return match head.status.as_u16() {
             429 | 502 | 503 | 504 => Reply::later("unavailable", &message),
+            // A proxy in front of the receiver.
+            413 => Reply::TooLarge { message },
             _ => Reply::refused("http_status", &message),
         };
     }

@@ -12,10 +12,10 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Client, Identity, Response, StatusCode, Url};
 
 use super::StartError;
-use super::client::Pem;
 use super::config::{Destination, Signal};
 use super::reply::{REPLY_BYTES_MAX, Reply, accepted, rpc_status};
 use super::retry::retry_after;
+use super::tls::Pem;
 
 /// How we name ourselves.
 pub(crate) const USER_AGENT: &str = concat!("backburn/", env!("CARGO_PKG_VERSION"));
@@ -87,9 +87,16 @@ impl HttpClient {
         let message = format!("http status {status} {message}");
         match later_code(status) {
             Some(code) => Reply::Later { code, after, message },
+            None if is_too_large(status, &body) => Reply::TooLarge { message },
             None => Reply::refused("http_status", &message),
         }
     }
+}
+
+/// 413, or the 400 of receivers that read the body through a limit and pass on what their library says.
+fn is_too_large(status: StatusCode, body: &[u8]) -> bool {
+    let said = || String::from_utf8_lossy(body).contains("request body too large");
+    status == StatusCode::PAYLOAD_TOO_LARGE || (status == StatusCode::BAD_REQUEST && said())
 }
 
 /// The body up to the cap, and whether that was all of it.
@@ -104,7 +111,7 @@ async fn read_body(response: &mut Response) -> (BytesMut, bool) {
     }
 }
 
-/// Only these are worth another attempt; 413 and 400 never are.
+/// Only these are worth another attempt with the same bytes; 413 and 400 never are.
 fn later_code(status: StatusCode) -> Option<&'static str> {
     match status.as_u16() {
         429 => Some("http_429"),

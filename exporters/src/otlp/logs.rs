@@ -36,6 +36,7 @@ pub(crate) fn batch(identity: &Identity, record: &Record, batch: &LogBatch, pack
         }
     }
     pack.end();
+    batch.receipt.encoded();
 }
 
 fn line(event: &LogEvent, file: &str, read_ns: u64, writer: &mut Writer) {

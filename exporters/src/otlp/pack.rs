@@ -2,7 +2,10 @@
 //!
 //! All four export requests are a list of `ResourceX` in field 1, so a body is a concatenation and needs no head. Owns the
 //! rule that no envelope is empty (each is opened with its first leaf) and that a request is split, not dropped, while a
-//! single leaf fits. Refuses to know what a leaf is.
+//! single leaf fits. Owns the tickets: who read a batch hears of it when the last request with its lines has ended. Refuses
+//! to know what a leaf is.
+
+use std::sync::Arc;
 
 use model::log::Receipt;
 
@@ -12,16 +15,40 @@ use super::wire::{Mark, Writer};
 /// Depth of the deepest envelope: resource, scope, metric, data.
 const LEVELS_MAX: usize = 4;
 
+/// The least that a receiver's limit makes us aim at: below it envelopes outweigh what is in them.
+const WANTED_MIN: usize = 64 << 10;
+
+/// The receipt of one batch, held by each request that carries lines of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Ticket(Arc<Receipt>);
+
+impl Ticket {
+    pub(crate) fn new(receipt: &Receipt) -> Ticket {
+        Ticket(Arc::new(receipt.clone()))
+    }
+
+    /// This request has come to its end, good or counted; the last one takes the receipt.
+    pub(crate) fn end(self) {
+        if let Some(receipt) = Arc::into_inner(self.0) {
+            receipt.take();
+        }
+    }
+
+    /// This request was not sent: the lines should be read again.
+    pub(crate) fn lose(&self) {
+        self.0.lose();
+    }
+}
+
 /// An uncompressed export request.
 #[derive(Debug)]
 pub(crate) struct Payload {
     pub(crate) signal: Signal,
     pub(crate) bytes: Vec<u8>,
     pub(crate) items: u64,
-    /// To be taken once the bytes are queued.
-    pub(crate) receipts: Vec<Receipt>,
-    /// To be lost if the bytes are not: earlier parts of a batch that goes on in the next payload.
-    pub(crate) partial: Vec<Receipt>,
+    /// Items whose source reads them again when they are not sent.
+    pub(crate) kept: u64,
+    pub(crate) tickets: Vec<Ticket>,
 }
 
 /// The body of one signal's next request.
@@ -29,10 +56,13 @@ pub(crate) struct Payload {
 pub(crate) struct Pack {
     signal: Signal,
     bytes_max: usize,
+    /// What a request with more than one leaf should not exceed.
+    wanted_max: usize,
     writer: Writer,
     items: u64,
-    receipts: Vec<Receipt>,
-    current: Option<Receipt>,
+    kept: u64,
+    tickets: Vec<Ticket>,
+    current: Option<Ticket>,
     done: Vec<Payload>,
     /// Leaves that exceed a whole request by themselves, since last asked.
     too_large: u64,
@@ -43,9 +73,11 @@ impl Pack {
         Pack {
             signal,
             bytes_max,
+            wanted_max: bytes_max,
             writer: Writer::default(),
             items: 0,
-            receipts: Vec::new(),
+            kept: 0,
+            tickets: Vec::new(),
             current: None,
             done: Vec::new(),
             too_large: 0,
@@ -64,6 +96,15 @@ impl Pack {
         self.bytes_max
     }
 
+    pub(crate) fn wanted_max(&self) -> usize {
+        self.wanted_max
+    }
+
+    /// A receiver has refused a request for its size: the next ones are made smaller from the start.
+    pub(crate) fn want_at_most(&mut self, bytes: usize) {
+        self.wanted_max = self.wanted_max.min(bytes.max(WANTED_MIN));
+    }
+
     pub(crate) fn take_too_large(&mut self) -> u64 {
         std::mem::take(&mut self.too_large)
     }
@@ -74,37 +115,37 @@ impl Pack {
 
     /// From here on what is written belongs to `receipt`.
     pub(crate) fn begin(&mut self, receipt: &Receipt) {
-        self.current = Some(receipt.clone());
+        self.current = Some(Ticket::new(receipt));
     }
 
-    /// The batch of the receipt is complete: it is safe when the payload in the making is.
+    /// The batch of the receipt is complete: it is safe when the requests that carry it are, the one in the making included.
     pub(crate) fn end(&mut self) {
-        if let Some(receipt) = self.current.take() {
-            if self.writer.len() == 0 && self.done.is_empty() {
-                receipt.take();
-            } else {
-                self.receipts.push(receipt);
-            }
+        match self.current.take() {
+            Some(ticket) if self.writer.len() > 0 => self.tickets.push(ticket),
+            Some(ticket) => ticket.end(),
+            None => {}
         }
     }
 
     /// A whole request that was encoded elsewhere.
     pub(crate) fn whole(&mut self, bytes: Vec<u8>, items: u64) {
         let signal = self.signal;
-        self.done.push(Payload { signal, bytes, items, receipts: Vec::new(), partial: Vec::new() });
+        self.done.push(Payload { signal, bytes, items, kept: 0, tickets: Vec::new() });
     }
 
     /// Ends the request in the making, if it holds anything.
     pub(crate) fn cut(&mut self) {
-        if self.writer.len() == 0 && self.receipts.is_empty() {
+        if self.writer.len() == 0 {
             return;
         }
+        let mut tickets = std::mem::take(&mut self.tickets);
+        tickets.extend(self.current.clone());
         self.done.push(Payload {
             signal: self.signal,
             bytes: self.writer.take(),
             items: std::mem::take(&mut self.items),
-            receipts: std::mem::take(&mut self.receipts),
-            partial: self.current.iter().cloned().collect(),
+            kept: std::mem::take(&mut self.kept),
+            tickets,
         });
     }
 
@@ -146,19 +187,18 @@ impl<'p, 'b> Nest<'p, 'b> {
 
     /// Writes one leaf that stands for `items` items. A leaf that exceeds a whole request alone is counted and left out.
     pub(crate) fn put(&mut self, items: u64, write: &dyn Fn(&mut Writer)) {
-        if self.try_put(items, write) {
-            return;
-        }
         if self.pack.writer.len() > 0 {
-            self.reopen();
-            if self.try_put(items, write) {
+            if self.try_put(items, self.pack.wanted_max, write) {
                 return;
             }
+            self.reopen();
         }
-        self.pack.count_too_large(items);
+        if !self.try_put(items, self.pack.bytes_max, write) {
+            self.pack.count_too_large(items);
+        }
     }
 
-    fn try_put(&mut self, items: u64, write: &dyn Fn(&mut Writer)) -> bool {
+    fn try_put(&mut self, items: u64, bytes_max: usize, write: &dyn Fn(&mut Writer)) -> bool {
         let before = self.pack.writer.len();
         let open = self.levels.iter().filter(|level| level.mark.is_some()).count();
         for level in self.levels.iter_mut().filter(|level| level.mark.is_none()) {
@@ -166,8 +206,11 @@ impl<'p, 'b> Nest<'p, 'b> {
             self.pack.writer.raw(level.prefix);
         }
         write(&mut self.pack.writer);
-        if self.pack.writer.len() <= self.pack.bytes_max {
+        if self.pack.writer.len() <= bytes_max {
             self.pack.items = self.pack.items.saturating_add(items);
+            if self.pack.current.is_some() {
+                self.pack.kept = self.pack.kept.saturating_add(items);
+            }
             return true;
         }
         self.pack.writer.truncate(before);
@@ -249,18 +292,44 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_batch_is_safe_at_once_and_a_full_one_with_its_payload() {
-        let mut pack = Pack::new(Signal::Logs, 100);
+    fn an_empty_batch_is_safe_at_once_and_a_full_one_with_its_last_payload() {
+        let mut pack = Pack::new(Signal::Logs, 20);
         let empty = Receipt::default();
         pack.begin(&empty);
         pack.end();
         assert_eq!(empty.state(), ReceiptState::Taken);
         let full = Receipt::default();
         pack.begin(&full);
-        Nest::new(&mut pack).put(1, &|writer| writer.string(1, "line"));
+        for _ in 0..3 {
+            Nest::new(&mut pack).put(1, &|writer| writer.string(1, "a line of some"));
+        }
         pack.end();
         pack.cut();
-        assert_eq!(full.state(), ReceiptState::Pending);
-        assert_eq!(pack.take_done()[0].receipts.len(), 1);
+        let payloads = pack.take_done();
+        assert_eq!(
+            payloads.iter().map(|payload| (payload.items, payload.kept)).collect::<Vec<_>>(),
+            [(1, 1); 3]
+        );
+        for payload in payloads {
+            assert_eq!(full.state(), ReceiptState::Pending);
+            payload.tickets.into_iter().for_each(Ticket::end);
+        }
+        assert_eq!(full.state(), ReceiptState::Taken);
+    }
+
+    #[test]
+    fn a_learnt_limit_makes_smaller_requests_and_drops_no_leaf() {
+        let mut pack = Pack::new(Signal::Logs, 1 << 20);
+        pack.want_at_most(10);
+        let mut nest = Nest::new(&mut pack);
+        nest.enter(1, b"\x4a\x04head");
+        for len in [40_000, 40_000, 200_000, 40_000] {
+            nest.put(1, &|writer| writer.bytes(2, &vec![7; len]));
+        }
+        drop(nest);
+        pack.cut();
+        let sizes: Vec<usize> = pack.take_done().iter().map(|payload| payload.bytes.len() / 1000).collect();
+        assert_eq!(sizes, [40, 40, 200, 40]);
+        assert_eq!(pack.take_too_large(), 0);
     }
 }

@@ -51,9 +51,10 @@ fn put(about: &About<'_>, stacks: &Stacks, samples: &[StackSample], splits: u32,
         return;
     }
     let bytes = encode(about, stacks, samples);
-    if bytes.len() <= pack.bytes_max() {
+    let last = splits == 0 || samples.len() < 2;
+    if bytes.len() <= if last { pack.bytes_max() } else { pack.wanted_max() } {
         pack.whole(bytes, 1);
-    } else if splits == 0 || samples.len() < 2 {
+    } else if last {
         pack.count_too_large(1);
     } else {
         let (left, right) = samples.split_at(samples.len() / 2);

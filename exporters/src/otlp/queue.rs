@@ -10,17 +10,28 @@ use bytes::Bytes;
 use model::time::Stamp;
 
 use super::config::Signal;
+use super::pack::Ticket;
 
 /// What a queued request costs beside its body.
 const OVERHEAD_BYTES: usize = 128;
 
-/// One finished request. Clones share the bytes: every attempt sends the same ones.
-#[derive(Clone, Debug)]
+/// One finished request.
+#[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) signal: Signal,
     /// Compressed, and framed where the protocol frames.
     pub(crate) body: Bytes,
     pub(crate) items: u64,
+    /// Items whose source reads them again when they are not sent.
+    pub(crate) kept: u64,
+    pub(crate) tickets: Vec<Ticket>,
+    pub(crate) queued_at: Stamp,
+}
+
+/// What is sent of it: every attempt sends the same bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) body: Bytes,
     pub(crate) queued_at: Stamp,
 }
 
@@ -101,21 +112,38 @@ impl Queue {
     }
 
     /// The next request of a signal, which is on its way from now on; `None` while another is.
-    pub(crate) fn next(&mut self, signal: Signal) -> Option<Request> {
+    pub(crate) fn next(&mut self, signal: Signal) -> Option<Outgoing> {
         let lane = self.lanes.get_mut(&signal).filter(|lane| !lane.in_flight)?;
-        let request = lane.requests.front()?.clone();
+        let request = lane.requests.front()?;
         lane.in_flight = true;
-        Some(request)
+        Some(Outgoing { body: request.body.clone(), queued_at: request.queued_at })
     }
 
     /// The request on its way is delivered or given up: its room is free.
-    pub(crate) fn done(&mut self, signal: Signal) {
-        let Some(lane) = self.lanes.get_mut(&signal).filter(|lane| lane.in_flight) else { return };
+    pub(crate) fn done(&mut self, signal: Signal) -> Option<Request> {
+        let lane = self.lanes.get_mut(&signal).filter(|lane| lane.in_flight)?;
         lane.in_flight = false;
-        if let Some(request) = lane.requests.pop_front() {
-            lane.bytes -= request.size();
-            self.bytes -= request.size();
+        let request = lane.requests.pop_front()?;
+        lane.bytes -= request.size();
+        self.bytes -= request.size();
+        Some(request)
+    }
+
+    /// Puts a part of the request that was just done in its place. Two halves are a little more than their whole: what is
+    /// oldest, and may be they, makes room.
+    pub(crate) fn put_back(&mut self, request: Request) -> Vec<Request> {
+        let lane = self.lanes.entry(request.signal).or_default();
+        lane.bytes += request.size();
+        self.bytes += request.size();
+        lane.requests.push_front(request);
+        let mut dropped = Vec::new();
+        while self.bytes > self.bytes_max {
+            match self.drop_oldest() {
+                Some(oldest) => dropped.push(oldest),
+                None => break,
+            }
         }
+        dropped
     }
 
     /// Everything that is left.
@@ -129,7 +157,8 @@ mod tests {
     use super::*;
 
     fn request(signal: Signal, name: u8, len: usize) -> Request {
-        Request { signal, body: Bytes::from(vec![name; len]), items: 1, queued_at: Stamp::default() }
+        let body = Bytes::from(vec![name; len]);
+        Request { signal, body, items: 1, kept: 0, tickets: Vec::new(), queued_at: Stamp::default() }
     }
 
     fn names(requests: impl IntoIterator<Item = Request>) -> Vec<u8> {
@@ -165,6 +194,20 @@ mod tests {
     }
 
     #[test]
+    fn halves_stand_where_their_whole_stood() {
+        let mut queue = Queue::new(10_000);
+        for name in [1, 4] {
+            queue.append(request(Signal::Logs, name, 1000)).unwrap();
+        }
+        queue.next(Signal::Logs).unwrap();
+        assert_eq!(queue.done(Signal::Logs).unwrap().body[0], 1);
+        for name in [3, 2] {
+            assert!(queue.put_back(request(Signal::Logs, name, 600)).is_empty());
+        }
+        assert_eq!(names(queue.into_rest()), [2, 3, 4]);
+    }
+
+    #[test]
     fn the_bound_holds_whatever_comes() {
         let mut queue = Queue::new(100_000);
         for step in 0..10_000_usize {
@@ -174,8 +217,13 @@ mod tests {
             if step % 3 == 0 {
                 queue.next(signal);
             }
-            if step % 5 == 0 {
-                queue.done(signal);
+            if step % 5 == 0
+                && let Some(done) = queue.done(signal)
+                && step % 10 == 0
+            {
+                queue.put_back(request(signal, 1, done.body.len() / 2 + 200));
+                queue.put_back(request(signal, 2, done.body.len() / 2 + 200));
+                assert!(queue.bytes() <= 100_000);
             }
         }
     }

@@ -28,6 +28,8 @@ pub(crate) enum Reply {
     Later { code: &'static str, after: Option<Duration>, message: String },
     /// Never: sending it again would end the same way.
     Refused { code: &'static str, message: String },
+    /// Not in one piece.
+    TooLarge { message: String },
 }
 
 impl Reply {
@@ -144,12 +146,31 @@ pub(crate) fn grpc_status(headers: &HeaderMap, body: &[u8]) -> Option<Reply> {
     let message = text.map(|text| cut(&decode(&text).unwrap_or(text))).unwrap_or_default();
     let after = headers.get("grpc-status-details-bin").and_then(|value| details(value.as_bytes()));
     Some(match code {
+        "out_of_range" | "resource_exhausted" if is_about_size(&message) => Reply::TooLarge { message },
         "cancelled" | "deadline_exceeded" | "aborted" | "out_of_range" | "unavailable" | "data_loss" => {
             Reply::Later { code, after, message }
         }
         "resource_exhausted" if after.is_some() => Reply::Later { code, after, message },
         _ => Reply::Refused { code, message },
     })
+}
+
+/// How gRPC's libraries speak of a request above the server's limit. There is no code for it: most answer RESOURCE_EXHAUSTED,
+/// tonic OUT_OF_RANGE, both of which mean other things too.
+const TOO_LARGE: [&str; 4] = [
+    // Go, C++ and what is built on it: "received message larger than max (5000000 vs. 4194304)", also "after decompression".
+    "larger than max",
+    // Rust: "decoded message length too large: found 5 bytes, the limit is: 4 bytes".
+    "message length too large",
+    // Rust: "Error decompressing: size limit, of 4 bytes, exceeded while decompressing message".
+    "exceeded while decompressing",
+    // Java: "gRPC message exceeds maximum size 4194304: 5000000"; .NET: "message exceeds the maximum configured message size".
+    "message exceeds",
+];
+
+fn is_about_size(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    TOO_LARGE.iter().any(|words| message.contains(words))
 }
 
 fn details(value: &[u8]) -> Option<Duration> {
@@ -254,6 +275,26 @@ mod tests {
             let reply = grpc_status(&headers(&pairs), b"").unwrap();
             assert!(matches!(reply, Reply::Refused { code: "resource_exhausted", .. }), "{reply:?}");
         }
+    }
+
+    #[test]
+    fn a_request_above_the_limit_is_known_by_the_words_of_each_library() {
+        let check = |code: u32, words: &str, expected: bool| {
+            let words = words.replace(' ', "%20");
+            let pairs = [("grpc-status", code.to_string()), ("grpc-message", words.clone())];
+            let reply = grpc_status(&headers(&pairs), b"").unwrap();
+            assert_eq!(matches!(reply, Reply::TooLarge { .. }), expected, "{words}: {reply:?}");
+        };
+        check(8, "grpc: received message larger than max (5000000 vs. 4194304)", true);
+        check(8, "grpc: received message after decompression larger than max 4194304", true);
+        check(8, "Received message larger than max (5000000 vs. 4194304)", true);
+        check(11, "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes", true);
+        check(8, "Error decompressing: size limit, of 4 bytes, exceeded while decompressing message", true);
+        check(8, "gRPC message exceeds maximum size 4194304: 5000000", true);
+        check(8, "Received message exceeds the maximum configured message size.", true);
+        check(8, "too many requests", false);
+        check(11, "seek beyond the end", false);
+        check(13, "grpc: received message larger than max (5000000 vs. 4194304)", false);
     }
 
     #[test]

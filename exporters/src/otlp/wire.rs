@@ -195,6 +195,13 @@ impl<'a> Fields<'a> {
         Fields { rest: bytes, torn: false }
     }
 
+    /// The next field with its bytes as they stand, tag included.
+    pub(crate) fn next_raw(&mut self) -> Option<(Field<'a>, &'a [u8])> {
+        let before = self.rest;
+        let field = self.next()?;
+        Some((field, before.get(..before.len() - self.rest.len()).unwrap_or_default()))
+    }
+
     fn varint(&mut self) -> Option<u64> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {

@@ -38,8 +38,8 @@ use tonic::{Code, Status, body::Body, codec::CompressionEncoding, codegen::Servi
 use super::{Payload, Protocol, Received, Reply, Shared};
 use crate::listen;
 
-/// Largest request after decompression.
-const DECODED_BYTES_MAX: u64 = 64 << 20;
+/// Largest request after decompression, until a story says otherwise.
+pub(super) const DECODED_BYTES_MAX: usize = 64 << 20;
 
 /// Where OTLP/HTTP posts the four signals.
 const PATHS: [&str; 4] = ["/v1/metrics", "/v1/traces", "/v1/logs", "/v1development/profiles"];
@@ -106,10 +106,10 @@ async fn grpc(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Body>
     /// Each generated server is its own type with the same methods.
     macro_rules! serve {
         ($server:ident) => {
-            $server::new(Receiver(shared))
+            $server::new(Receiver(Arc::clone(&shared)))
                 .accept_compressed(CompressionEncoding::Gzip)
                 .accept_compressed(CompressionEncoding::Zstd)
-                .max_decoding_message_size(DECODED_BYTES_MAX as usize)
+                .max_decoding_message_size(shared.decoded_bytes_max())
                 .call(request)
                 .await
         };
@@ -241,9 +241,13 @@ async fn http(shared: Arc<Shared>, request: Request<Incoming>, reply: Reply) -> 
     if head.headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != PROTOBUF) {
         return refuse(415, "only application/x-protobuf");
     }
+    let most = shared.decoded_bytes_max();
     let Some(plain) = body.and_then(|body| decompress(&head.headers, body)) else {
         return refuse(400, "the body cannot be read");
     };
+    if plain.len() > most {
+        return refuse(413, "too large");
+    }
     match decode(head.uri.path(), &plain, partial) {
         Some((payload, response)) => {
             shared.take(received(Protocol::Http, head.headers, payload));
@@ -279,7 +283,7 @@ fn decode(path: &str, plain: &[u8], partial: Option<(i64, String)>) -> Option<(P
 fn decompress(headers: &HeaderMap, body: Bytes) -> Option<Bytes> {
     let inflate = |reader: &mut dyn Read| {
         let mut plain = Vec::new();
-        reader.take(DECODED_BYTES_MAX).read_to_end(&mut plain).ok()?;
+        reader.take(DECODED_BYTES_MAX as u64).read_to_end(&mut plain).ok()?;
         Some(Bytes::from(plain))
     };
     match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {

@@ -1,16 +1,67 @@
-//! From one generation to the next: the slow path, taken when the set of series has changed.
+//! The first generation, and from one to the next: the slow path, taken when the set of series has changed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::scrape::{ABSENT_BITS, Layout, MetricKind, PointShape};
 
 use super::super::exposition::{self, Line, Reject, key};
 use super::super::layout::{Builder, index};
 use super::items::{Items, Slot};
-use super::{Columns, FAILURES_MAX, Memory, SERIES_PER_PAGE_OF_REST};
+use super::{Columns, Memory, SERIES_PER_PAGE_OF_REST};
+
+/// Numbers of layouts, each given once. Clones draw from the same numbers: whoever keeps something by (target, generation)
+/// must never meet another shape under a number it knows.
+#[derive(Clone, Debug, Default)]
+pub struct Generations {
+    last: Arc<AtomicU64>,
+}
+
+impl Generations {
+    /// A number that was not given before.
+    #[must_use]
+    pub fn draw(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Gives numbers above `floor` from here on.
+    pub fn rise_above(&self, floor: u64) {
+        self.last.fetch_max(floor, Ordering::Relaxed);
+    }
+}
 
 impl Columns {
+    /// For pages of at most `series_max` series; those beyond are counted, in page order. Layouts are numbered from 1.
+    #[must_use]
+    pub fn new(series_max: usize) -> Columns {
+        Columns::numbered(series_max, Generations::default())
+    }
+
+    /// The same with numbers that others draw from too.
+    #[must_use]
+    pub fn numbered(series_max: usize, generations: Generations) -> Columns {
+        let layout = Builder::default().finish(generations.draw());
+        let mut columns = Columns {
+            series_max,
+            generations,
+            layout: Arc::default(),
+            items: Items::default(),
+            memory: Vec::new(),
+            values: Vec::new(),
+            counters: Vec::new(),
+            start: None,
+            start_s: None,
+            trimmed: false,
+            worn: false,
+            rest: 0,
+            failures: 0,
+            quiet: None,
+        };
+        columns.adopt(layout, Items::default(), Vec::new());
+        columns
+    }
+
     /// Builds the next generation from a page, and carries over what was on the last one, so that it can end.
     pub(super) fn rebuild(&mut self, page: &[u8]) {
         let mut builder = Builder::default();
@@ -38,7 +89,7 @@ impl Columns {
         let mut memory = Vec::new();
         self.trimmed = self.add_page(page, &mut builder, &mut items, &mut memory);
         self.carry(&mut builder, &mut items, &mut memory);
-        let layout = builder.finish(self.layout.generation + 1 + u64::from(self.was_quiet()));
+        let layout = builder.finish(self.generations.draw());
         self.adopt(layout, items, memory);
     }
 
@@ -106,11 +157,6 @@ impl Columns {
             Some((_, Slot::Series(id))) => self.memory.get(index(id)).copied().unwrap_or(new),
             _ => new,
         }
-    }
-
-    /// While the target was down its layout took a number of its own.
-    fn was_quiet(&self) -> bool {
-        self.failures >= FAILURES_MAX && !self.memory.is_empty()
     }
 
     pub(super) fn adopt(&mut self, layout: Layout, items: Items, memory: Vec<Memory>) {

@@ -53,6 +53,33 @@ fn acceptor(grpc: bool) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
+/// Takes what comes with a client certificate.
+fn receive(tasks: &mut JoinSet<()>, listener: TcpListener, grpc: bool) {
+    let script = Arc::new(Script::default());
+    let acceptor = acceptor(grpc);
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
+            let script = script.clone();
+            connections.spawn(async move {
+                let service = hyper::service::service_fn(move |request| {
+                    let script = script.clone();
+                    async move { script.answer(request, grpc).await }
+                });
+                let io = TokioIo::new(stream);
+                if grpc {
+                    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    server.serve_connection(io, service).await.ok();
+                } else {
+                    hyper::server::conn::http1::Builder::new().serve_connection(io, service).await.ok();
+                }
+            });
+        }
+    });
+}
+
 /// What is sent with these files to a receiver that wants a client certificate.
 async fn check(grpc: bool, files: &[&str], drain: Duration) -> (u64, Ledger) {
     let folder =
@@ -72,27 +99,8 @@ async fn check(grpc: bool, files: &[&str], drain: Duration) -> (u64, Ledger) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(&format!("https://{}", listener.local_addr().unwrap()), grpc);
     config.each(|destination| destination.tls = tls.clone());
-    let script = Arc::new(Script::default());
     let mut tasks = JoinSet::new();
-    let acceptor = acceptor(grpc);
-    tasks.spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else { return };
-            let Ok(stream) = acceptor.accept(stream).await else { continue };
-            let script = script.clone();
-            let service = hyper::service::service_fn(move |request| {
-                let script = script.clone();
-                async move { script.answer(request, grpc).await }
-            });
-            let io = TokioIo::new(stream);
-            if grpc {
-                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                server.serve_connection(io, service).await.ok();
-            } else {
-                hyper::server::conn::http1::Builder::new().serve_connection(io, service).await.ok();
-            }
-        }
-    });
+    receive(&mut tasks, listener, grpc);
     let ledger = Ledger::default();
     let exporter = Exporter::new(&config, clock(), ledger.clone()).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
@@ -116,8 +124,90 @@ async fn without_certificate_or_trust_nothing_is_sent() {
     for grpc in [true, false] {
         for files in [&["ca"][..], &["certificate", "key"][..]] {
             let (sent, ledger) = check(grpc, files, Duration::from_millis(600)).await;
-            assert_eq!((sent, dropped(&ledger, "shutdown")), (0, 1), "{grpc} {files:?} {:?}", ledger.lines());
+            assert_eq!((sent, left(&ledger)), (0, 1), "{grpc} {files:?} {:?}", ledger.lines());
             assert!(ledger.get("agent_otlp_retries_total", "connection") > 0);
         }
     }
+}
+
+/// Waits until the ledger counts `reason` of reloads.
+async fn reloaded(ledger: &Ledger, reason: &'static str) {
+    while ledger.get("agent_tls_reloads_total", reason) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn delivered(tx: &mpsc::Sender<Item>, ledger: &Ledger) {
+    let before = sent(ledger);
+    tx.send(lines(&["one"]).0).await.unwrap();
+    while sent(ledger) == before {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn rotated_files_are_used_by_the_next_attempt_and_broken_ones_are_not() {
+    for grpc in [true, false] {
+        let folder = std::env::temp_dir().join(format!("backburn-otlp-rotate-{}-{grpc}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let [ca, certificate, key] = ["ca", "certificate", "key"].map(|name| folder.join(name));
+        // A certificate, but not the one that signs the receiver's.
+        std::fs::write(&ca, CERTIFICATE).unwrap();
+        std::fs::write(&certificate, CERTIFICATE).unwrap();
+        std::fs::write(&key, KEY).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(&format!("https://{}", listener.local_addr().unwrap()), grpc);
+        config.logs.tls = Tls {
+            ca: Some(ca.clone()),
+            client_certificate: Some(certificate),
+            client_key: Some(key.clone()),
+            insecure: false,
+        };
+        let mut tasks = JoinSet::new();
+        receive(&mut tasks, listener, grpc);
+        let ledger = Ledger::default();
+        let exporter = Exporter::new(&config, clock(), ledger.clone()).unwrap();
+        let (tx, rx) = mpsc::channel(1);
+        let rotate = async {
+            tx.send(lines(&["one"]).0).await.unwrap();
+            while ledger.get("agent_otlp_retries_total", "connection") == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            std::fs::write(&ca, CA).unwrap();
+            reloaded(&ledger, "ok").await;
+            delivered(&tx, &ledger).await;
+            std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\nhalf a fi").unwrap();
+            delivered(&tx, &ledger).await;
+            delivered(&tx, &ledger).await;
+            assert_eq!(ledger.get("agent_tls_reloads_total", "failed"), 1, "{:?}", ledger.lines());
+            drop(tx);
+        };
+        let both = async { tokio::join!(exporter.run(rx, Duration::from_secs(2)), rotate) };
+        tokio::time::timeout(Duration::from_secs(20), both).await.expect("the exporter ends");
+        assert_eq!(left(&ledger), 0);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_no_certificate_is_said_at_start() {
+    let folder = std::env::temp_dir().join(format!("backburn-otlp-bad-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        Some(path)
+    };
+    let (good, key, none) = (write("good", CERTIFICATE), write("key", KEY), write("none", "nothing"));
+    let check = |ca: &Option<PathBuf>, certificate: &Option<PathBuf>, key: &Option<PathBuf>, part: &str| {
+        let mut config = config("https://127.0.0.1:1", true);
+        let (ca, client_certificate, client_key) = (ca.clone(), certificate.clone(), key.clone());
+        config.logs.tls = Tls { ca, client_certificate, client_key, insecure: false };
+        let error = Exporter::new(&config, clock(), Ledger::default()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    check(&none, &None, &None, "none: no certificate in it");
+    check(&None, &good, &none, "none: ");
+    check(&None, &none, &key, "none: no certificate in it");
+    std::fs::remove_dir_all(&folder).unwrap();
 }
