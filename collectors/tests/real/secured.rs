@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use collectors::member::{Config as MemberConfig, MemberWatch};
 use collectors::probe::{Config, Prober, Writes};
-use collectors::target::Target;
+use collectors::target::{Login, Target};
 use collectors::tls::TlsFiles;
+use etcd_client::Permission;
 use model::inbox::Inbox;
 use model::ledger::Ledger;
 use model::member::MemberFact;
@@ -207,4 +208,105 @@ async fn etcd_3_5_wants_a_user() {
 #[tokio::test]
 async fn etcd_3_7_wants_a_user() {
     wants_a_user("3.7").await;
+}
+
+/// Auth with root, and a user that may read the agent's key and no more.
+async fn with_a_reader(server: &Server) {
+    let mut client = server.client().await;
+    client.user_add("root", "secret", None).await.expect("add the user");
+    client.role_add("root").await.expect("add the role");
+    client.user_grant_role("root", "root").await.expect("grant the role");
+    client.user_add("reader", "of probes", None).await.expect("add the user");
+    client.role_add("reader").await.expect("add the role");
+    let keys = Permission::read("/backburn/probe/").with_prefix();
+    client.role_grant_permission("reader", keys).await.expect("grant the permission");
+    client.user_grant_role("reader", "reader").await.expect("grant the role");
+    client.auth_enable().await.expect("enable auth");
+}
+
+fn by_kind(outcomes: Outcomes) -> BTreeMap<ProbeKind, Vec<String>> {
+    let mut by_kind: BTreeMap<ProbeKind, Vec<String>> = BTreeMap::new();
+    for (kind, outcome) in outcomes {
+        by_kind.entry(kind).or_default().push(outcome);
+    }
+    by_kind.values_mut().for_each(|outcomes| outcomes.dedup());
+    by_kind
+}
+
+async fn knows_its_user(version: &str) {
+    let mut server = Server::start(version, "user", &[]).await;
+    with_a_reader(&server).await;
+    let login = |user: &str, password: &str| {
+        let login = Some(Login::new(user, password));
+        Target { login, ..server.target() }
+    };
+    let all = by_kind(asked(&login("root", "secret")).await);
+    assert_eq!(all.len(), 8, "{version}: {all:?}");
+    assert!(all.values().flatten().all(|outcome| outcome == "ok"), "{version}: {all:?}");
+
+    let reader = login("reader", "of probes");
+    let some = by_kind(asked(&reader).await);
+    for read in [ProbeKind::SerializableRead, ProbeKind::LinearizableRead, ProbeKind::Status] {
+        assert_eq!(some.get(&read), Some(&vec!["ok".to_owned()]), "{version}: {some:?}");
+    }
+    assert_eq!(some.get(&ProbeKind::Put), Some(&vec!["not_permitted".to_owned()]), "{version}: {some:?}");
+
+    let wrong = by_kind(asked(&login("reader", "guessed")).await);
+    let read = wrong.get(&ProbeKind::LinearizableRead);
+    assert_eq!(read, Some(&vec!["not_permitted".to_owned()]), "{version}: {wrong:?}");
+
+    // A restarted member knows no token of its last life: a new one is asked for, and no read is blamed for it.
+    let (inbox, mut records) = Records::new();
+    let cancel = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    start(&mut tasks, &reader, inbox.clone(), &cancel);
+    let watch = MemberWatch::new(&reader, MemberConfig::default(), clock(), Ledger::default());
+    tasks.spawn(watch.run(inbox, cancel.clone()));
+    let told = records.during(Duration::from_secs(2)).await;
+    let listed = told.iter().find_map(|record| match &record.fact {
+        Fact::Member(MemberFact::Answered(state)) => Some(state.members.len()),
+        _ => None,
+    });
+    assert_eq!(listed, Some(1), "{version}: the list needs a user from 3.6 on");
+    server.kill();
+    records.during(Duration::from_millis(500)).await;
+    server.spawn();
+    let mut reads = Vec::new();
+    for record in records.during(Duration::from_secs(8)).await {
+        if let Fact::Probe(probe) = record.fact
+            && matches!(probe.kind, ProbeKind::SerializableRead | ProbeKind::LinearizableRead)
+        {
+            reads.push(probe.outcome.name().to_owned());
+        }
+    }
+    let last = reads.len().saturating_sub(10);
+    assert!(
+        reads.len() >= 20 && reads.iter().skip(last).all(|outcome| outcome == "ok"),
+        "{version}: {reads:?}"
+    );
+    assert!(!reads.contains(&"not_permitted".to_owned()), "{version}: {reads:?}");
+    cancel.cancel();
+    while tasks.join_next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn etcd_3_4_knows_its_user() {
+    knows_its_user("3.4").await;
+}
+
+#[tokio::test]
+async fn etcd_3_5_knows_its_user() {
+    knows_its_user("3.5").await;
+}
+
+#[tokio::test]
+async fn etcd_3_7_knows_its_user() {
+    knows_its_user("3.7").await;
+}
+
+#[tokio::test]
+async fn a_user_that_nobody_asks_for_does_no_harm() {
+    let server = Server::start("3.5", "open", &[]).await;
+    let outcomes = asked(&Target { login: Some(Login::new("root", "secret")), ..server.target() }).await;
+    assert!(outcomes.len() > 40 && outcomes.iter().all(|(_, outcome)| outcome == "ok"), "{outcomes:?}");
 }
