@@ -99,8 +99,10 @@ impl Admission {
         match phase(error) {
             Phase::Answer => {
                 self.admitted();
-                if let Error::GRpcStatus(status) = error {
-                    self.session.answered(status.message());
+                if let Error::GRpcStatus(status) = error
+                    && let Some(outcome) = self.session.answered(status.message())
+                {
+                    return outcome;
                 }
             }
             Phase::Certificate => self.refused.store(true, Ordering::Relaxed),

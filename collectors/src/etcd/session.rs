@@ -42,8 +42,10 @@ enum State {
     LoggingIn,
     /// The token is good as far as is known.
     Within,
-    /// The last login failed; the next one waits.
-    Without,
+    /// The member did not answer the last login, or could not be reached; the next one follows soon.
+    Unanswered,
+    /// The member does not take the user or its password; the next login waits.
+    Refused,
 }
 
 /// The user of one connection. Clones share where it stands.
@@ -87,11 +89,14 @@ impl Session {
         }
     }
 
-    /// Takes what a member answered: a refused token makes a login due.
-    pub(crate) fn answered(&self, message: &str) {
-        if TOKEN_MESSAGES.iter().any(|known| message.contains(known)) {
-            self.forget();
+    /// Takes what a member answered: a refused token makes a login due. Gives the outcome that the answer stands for, where
+    /// it is another: a member that leaves the login unanswered has not answered, whatever it says to those without a token.
+    pub(crate) fn answered(&self, message: &str) -> Option<ProbeOutcome> {
+        if !TOKEN_MESSAGES.iter().any(|known| message.contains(known)) {
+            return None;
         }
+        self.forget();
+        (*self.state.borrow() == State::Unanswered).then_some(ProbeOutcome::TimedOut)
     }
 
     /// Logs in where that is due, until `cancel`. Returns at once where there is no user.
@@ -101,7 +106,7 @@ impl Session {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
-                Ok(_) = state.wait_for(|state| matches!(state, State::LoggingIn | State::Without)) => {}
+                Ok(_) = state.wait_for(|state| !matches!(state, State::Open | State::Within)) => {}
             }
             let pause = tokio::select! {
                 () = cancel.cancelled() => return,
@@ -120,7 +125,7 @@ impl Session {
         let ended = match client {
             Ok(mut client) => timeout(LOGIN_TIMEOUT, client.update_user(Some(login.credentials()))).await,
             // The probes say why there is no connection.
-            Err(_) => return self.stands(State::Without, LOGIN_PAUSE),
+            Err(_) => return self.stands(State::Unanswered, LOGIN_PAUSE),
         };
         match ended {
             Ok(Ok(())) => self.stands(State::Within, LOGIN_PAUSE),
@@ -130,13 +135,13 @@ impl Session {
             Ok(Err(error)) if outcome::of_error(&error) == ProbeOutcome::NotPermitted => {
                 let error = outcome::chain(&error);
                 tracing::warn!(user = %login.user, error, "etcd does not take the user or its password");
-                self.stands(State::Without, REFUSED_PAUSE)
+                self.stands(State::Refused, REFUSED_PAUSE)
             }
             Ok(Err(error)) => {
                 tracing::debug!(error = outcome::chain(&error), "login failed");
-                self.stands(State::Without, LOGIN_PAUSE)
+                self.stands(State::Unanswered, LOGIN_PAUSE)
             }
-            Err(_) => self.stands(State::Without, LOGIN_PAUSE),
+            Err(_) => self.stands(State::Unanswered, LOGIN_PAUSE),
         }
     }
 
@@ -169,9 +174,12 @@ mod tests {
             session.answered(message);
             assert_eq!(session.is_logging_in(), due, "{message}");
         }
-        session.state.send_replace(State::Without);
-        session.answered("etcdserver: invalid auth token");
-        assert!(!session.is_logging_in(), "a login that failed waits for its time");
+        for (state, expected) in [(State::Refused, None), (State::Unanswered, Some(ProbeOutcome::TimedOut))] {
+            session.state.send_replace(state);
+            assert_eq!(session.answered("etcdserver: user name is empty"), expected, "{state:?}");
+            assert_eq!(session.answered("etcdserver: permission denied"), None, "{state:?}");
+            assert!(!session.is_logging_in(), "a login that failed waits for its time");
+        }
     }
 
     #[test]
