@@ -94,6 +94,7 @@ fn the_shipped_configuration_is_valid_with_none_and_with_all_of_its_keys() {
     let all = all
         .join("\n")
         .replace("/etc/backburn/deployer.secret", secret.to_str().unwrap())
+        .replace("/etc/backburn/etcd.password", secret.to_str().unwrap())
         .replace("/etc/backburn/otlp.headers", headers.to_str().unwrap());
     for (name, text) in [("none.yaml", &shipped), ("all.yaml", &all)] {
         let path = folder.write(name, text);

@@ -53,6 +53,8 @@ fn login(map: &mut Map<'_>, variables: &BTreeMap<String, String>, notes: &Notes)
     let password = map.secret("password");
     match (user, password) {
         (Some(user), Some(password)) => return Some(Login::new(&user, &password)),
+        // A password that cannot be read has its problem already.
+        (Some(_), None) if map.has("password") => return None,
         (Some(_), None) => {
             map.reject("user", "has no `password`: give it as `{ file: PATH }` or `{ env: NAME }`");
             return None;
