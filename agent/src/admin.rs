@@ -1,7 +1,7 @@
 //! The agent's own door: state for everybody on this host, verbs for whoever owns the socket.
 //!
 //! Owns a TCP listener that answers GET and HEAD alone, and a unix socket of mode 0600 that also takes the verbs (a mark, a
-//! reload, the agent's own CPU profile). Refuses to listen beyond this host unless told to, a `Host` that is a foreign
+//! reload, faster probes, the agent's own CPU profile). Refuses to listen beyond this host unless told to, a `Host` that is a foreign
 //! name (DNS rebinding), more connections, bytes or seconds than a scraper needs, and any verb on TCP.
 //!
 //! | path | where | answer |
@@ -12,8 +12,10 @@
 //! | `/`, `/page.css` | both | the same for eyes, without a script |
 //! | `POST /mark` | socket | 202 with the stamp, 400 with the reason, 503 when the inbox is full |
 //! | `POST /-/reload` | socket | 202: the configuration will be read again |
+//! | `POST /probe-rate?factor=F&for=T` | socket | 202: probes go F times as fast for T; 400 outside the bounds |
 //! | `/profile?seconds=N` | socket | the agent's own CPU profile, where allowed |
 
+mod boost;
 pub(crate) mod client;
 mod metrics;
 mod page;
@@ -30,6 +32,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use collectors::marks::Announced;
+use collectors::probe::Rates;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -99,6 +103,10 @@ pub(crate) struct Wires {
     pub(crate) origin: Arc<Origin>,
     /// Asks for a reload; capacity 1 is enough, as two wishes are one.
     pub(crate) reload: mpsc::Sender<()>,
+    /// What people announced: the watch of processes need not tell it again.
+    pub(crate) announced: Announced,
+    /// Faster probes for a while.
+    pub(crate) rates: Rates,
 }
 
 /// Why the agent cannot listen.

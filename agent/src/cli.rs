@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, one exit code a kind of trouble.
 
+mod boost;
 mod check;
 mod mark;
 mod profile;
@@ -92,6 +93,8 @@ enum Command {
     Profile(profile::Profile),
     /// Tell the running agent that something was changed on purpose.
     Mark(mark::Mark),
+    /// Let the running agent probe its members faster for a while.
+    Boost(boost::Boost),
     /// Like `run`, and write down all that was seen and concluded.
     Record(run::Record),
     /// Draw the conclusions of a recording again and hold them against it.
@@ -147,6 +150,7 @@ fn dispatch(command: Command) -> Ended {
         Command::Validate(source) => validate::validate(&source),
         Command::Profile(arguments) => profile::profile(&arguments),
         Command::Mark(mark) => mark::mark(&mark),
+        Command::Boost(boost) => boost::boost(&boost),
         Command::Record(record) => run::run(&record.source, Some(&record.file)),
         Command::Replay(replay) => replay::replay(&replay),
         Command::Version => {

@@ -4,6 +4,7 @@
 
 mod etcd;
 mod parts;
+mod services;
 mod signals;
 mod tree;
 mod units;
@@ -154,6 +155,8 @@ fn node(root: &mut Map<'_>, variables: &BTreeMap<String, String>, notes: &Notes)
 
 #[cfg(test)]
 mod tests {
+    use collectors::target::Login;
+
     use super::*;
 
     fn composed(text: &str, variables: &[(&str, &str)]) -> Loaded {
@@ -213,6 +216,95 @@ mod tests {
         };
         check("", "http://env:4318");
         check("otlp: { endpoint: \"http://file:4318\" }\n", "http://file:4318");
+    }
+
+    #[test]
+    fn services_are_named_by_their_command_or_their_pid_file() {
+        let text = "marks:\n  services:\n    - { target: orders, command: /opt/orders --shard=eu -v }\n    \
+                    - { target: pay, pid_file: /run/pay.pid, version_flag: --build, version_variable: TAG }\n";
+        let loaded = composed(text, &[]);
+        assert_eq!(loaded.problems, Vec::new());
+        let [orders, pay] = loaded.config.marks.watched.as_slice() else {
+            panic!("{:?}", loaded.config.marks)
+        };
+        let words = ["--shard=eu", "-v"].map(str::to_owned).to_vec();
+        assert_eq!(orders.find, marks::Find::Command { program: "orders".to_owned(), contains: words });
+        assert_eq!(orders.version_flags, ["revision", "version"]);
+        assert_eq!(pay.find, marks::Find::PidFile(PathBuf::from("/run/pay.pid")));
+        assert_eq!(
+            (pay.version_flags.join(","), pay.version_variables.join(",")),
+            ("build".into(), "TAG".into())
+        );
+    }
+
+    #[test]
+    fn a_service_that_cannot_be_watched_is_a_problem_with_its_place() {
+        let check = |entry: &str, place: &str, why: &str| {
+            let text = format!(
+                "marks:\n  services:\n    - {{ target: known, command: known }}\n    - {{ {entry} }}\n"
+            );
+            let told: Vec<String> = composed(&text, &[]).problems.iter().map(ToString::to_string).collect();
+            assert!(
+                told.len() == 1 && told[0].starts_with(place) && told[0].contains(why),
+                "{entry}: {told:?}"
+            );
+        };
+        check("command: orders", "agent.yaml:4:7:", "`marks.services[1].target` must be given");
+        check("target: orders", "agent.yaml:4:7:", "or `pid_file` must be given");
+        check("target: known, command: x", "agent.yaml:4:17:", "is given twice");
+        check("target: ' x', command: x", "agent.yaml:4:17:", "without blanks");
+        check("target: x, pid_file: run/x.pid", "agent.yaml:4:30:", "must be a whole path");
+        check("target: x, command: x, pid_file: /x", "agent.yaml:4:42:", "cannot stand beside");
+        check("target: x, command: '/ -v'", "agent.yaml:4:29:", "must begin with a program");
+        check("target: x, command: x, commnad: x", "agent.yaml:4:32:", "did you mean `command`?");
+    }
+
+    #[test]
+    fn the_user_of_etcd_comes_from_the_file_or_as_etcdctl_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, "from-file\n").unwrap();
+        let named = format!("etcd: {{ user: agent, password: {{ file: \"{}\" }} }}\n", file.display());
+        let check = |text: &str, env: &[(&str, &str)], expected: Option<(&str, &str)>| {
+            let loaded = composed(text, env);
+            assert_eq!(loaded.problems, Vec::new(), "{env:?}");
+            let expected = expected.map(|(user, password)| Login::new(user, password));
+            assert_eq!(loaded.config.etcd.login, expected, "{env:?}");
+            let told = format!("{:?} {:?}", loaded.config, loaded.origins);
+            assert!(!told.contains("from-file") && !told.contains("s3cret"), "{told}");
+        };
+        check("", &[], None);
+        check(&named, &[("ETCDCTL_USER", "other:s3cret")], Some(("agent", "from-file")));
+        check("", &[("ETCDCTL_USER", "root:s3cret:x")], Some(("root", "s3cret:x")));
+        check("", &[("ETCDCTL_USER", "root"), ("ETCDCTL_PASSWORD", "s3cret")], Some(("root", "s3cret")));
+        check("", &[("ETCDCTL_USER", "root")], None);
+        assert_eq!(composed("", &[("ETCDCTL_USER", "root")]).warnings.len(), 1);
+    }
+
+    #[test]
+    fn a_user_without_a_password_is_a_problem_with_its_place() {
+        let check = |text: &str, expected: &str| {
+            let told: Vec<String> = composed(text, &[]).problems.iter().map(ToString::to_string).collect();
+            assert!(told.iter().any(|problem| problem.starts_with(expected)), "{told:?}");
+        };
+        check("etcd: { user: agent }\n", "agent.yaml:1:15: `etcd.user` has no `password`");
+        check("etcd: { password: { env: PATH } }\n", "agent.yaml:1:19: `etcd.password` has no `user`");
+        check(
+            "etcd: { user: agent, password: s3cret }\n",
+            "agent.yaml:1:32: `etcd.password` must name where",
+        );
+    }
+
+    #[test]
+    fn names_of_the_admin_page_are_plain_host_names() {
+        let hosts = |list: &str| composed(&format!("admin: {{ hosts: [{list}] }}\n"), &[]);
+        let good = hosts("backburn-agent.backburn.svc, node-1");
+        assert_eq!(good.problems, Vec::new());
+        assert_eq!(good.config.admin.hosts, ["backburn-agent.backburn.svc", "node-1"]);
+        for bad in ["'http://x'", "'x:9464'", "'*.example'", "''"] {
+            let told = hosts(bad).problems;
+            assert!(told.len() == 1 && told[0].text.contains("admin.hosts"), "{bad}: {told:?}");
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use collectors::clock;
 use collectors::target::Target;
+use collectors::{clock, marks, probe};
 use model::board::Board;
 use model::inbox::Inbox;
 use model::ledger::Ledger;
@@ -48,6 +48,10 @@ pub(crate) struct Base {
     node: Arc<Origin>,
     shared: Shared,
     inbox: Inbox,
+    /// What people announced, for the watch of processes.
+    announced: marks::Announced,
+    /// Faster probes that people ask for.
+    rates: probe::Rates,
 }
 
 /// The ends of the engine's outlets.
@@ -87,9 +91,17 @@ async fn start(config: Config, recording: Option<&Path>, ledger: Ledger) -> Resu
     let shared = Shared { cancel: CancellationToken::new(), ledger };
     let node = Arc::new(Origin { node: config.node.clone(), ..Origin::default() });
     let (inbox, records) = Inbox::new(INBOX_RECORDS, INBOX_KIB);
-    let base = Base { clock: restored.clock, node, shared: shared.clone(), inbox };
-    let (targets, notes) = sources::found(&config).await;
-    describe(&config, &targets, &notes).await;
+    let base = Base {
+        clock: restored.clock,
+        node,
+        shared: shared.clone(),
+        inbox,
+        announced: marks::Announced::default(),
+        rates: probe::Rates::default(),
+    };
+    let found = sources::find(&config, &[]).await;
+    describe(&config, &found);
+    let targets = found.targets;
     let shipping = config.is_shipping();
     let (outlets, ends) = outlets(shipping, recording.is_some());
     let writer = recording.map(|path| recorder::create(path, &restored.engine)).transpose()?;
@@ -181,7 +193,7 @@ async fn admin_server(
             tcp: Some(config.admin.listen),
             allow_remote: config.admin.exposed,
             unix: Some(config.admin.socket.clone()),
-            hosts: Vec::new(),
+            hosts: config.admin.hosts.clone(),
             profiling: config.admin.self_profile,
         },
         admin::Wires {
@@ -191,6 +203,8 @@ async fn admin_server(
             clock: base.clock.clone(),
             origin: Arc::clone(&base.node),
             reload,
+            announced: base.announced.clone(),
+            rates: base.rates.clone(),
         },
     );
     let admin = bound.await.context("open the admin ports")?;
@@ -239,7 +253,8 @@ fn sinks(
 }
 
 /// What was found, what is sent to whom, what may not be done: said once, at start.
-async fn describe(config: &Config, targets: &[Target], notes: &[String]) {
+fn describe(config: &Config, found: &sources::Found) {
+    let sources::Found { targets, notes, looked } = found;
     for target in targets {
         let probed = target.client_url.is_some() && (target.local || config.etcd.remote);
         info!(
@@ -253,7 +268,7 @@ async fn describe(config: &Config, targets: &[Target], notes: &[String]) {
         info!("{note}");
     }
     if targets.is_empty() {
-        for line in sources::looked(config).await {
+        for line in looked {
             info!("{line}");
         }
         info!("no etcd member here: the agent stays up, watches the node and looks again");

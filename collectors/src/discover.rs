@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::target::Target;
 
+use url::Url;
+
 pub(crate) mod certificates;
 pub(crate) mod flags;
 pub(crate) mod process;
@@ -75,6 +77,21 @@ pub struct Discovery {
 impl Discovery {
     fn look(&mut self, where_: impl Into<String>, what: impl Into<String>) {
         self.looked_at.push(Looked { where_: where_.into(), what: what.into() });
+    }
+
+    /// Takes candidates that were reached before as they were then: nobody is asked again. Whether they still answer is
+    /// what scrapes and probes say.
+    #[must_use]
+    pub fn remember(mut self, known: &[Target]) -> Discovery {
+        let authority = |target: &Target| Some(Url::parse(target.client_url.as_deref()?)?.authority());
+        for candidate in std::mem::take(&mut self.candidates) {
+            let met = known.iter().find(|met| met.pid.is_none() && authority(met) == authority(&candidate));
+            match met {
+                Some(met) => compose::push(&mut self.targets, met.clone()),
+                None => self.candidates.push(candidate),
+            }
+        }
+        self
     }
 
     /// All of it, a line each, for people: members, limits, places.

@@ -15,8 +15,10 @@ use crate::target::Target;
 use crate::tls::TlsFiles;
 
 pub(crate) mod outcome;
+pub(crate) mod session;
 
 use outcome::Admission;
+use session::Session;
 
 /// etcd closes connections that ping more often than every 5 s; half that rate leaves room for a server set stricter.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -91,8 +93,13 @@ impl Connection {
             url: target.client_url.clone(),
             tls: target.tls.clone(),
             held: None,
-            admission: Admission::default(),
+            admission: Admission::of(Session::new(target.login.clone())),
         }
+    }
+
+    /// Its user: whoever holds the connection keeps it logged in.
+    pub(crate) fn session(&self) -> Session {
+        self.admission.session()
     }
 
     /// What names the outcomes of calls on this connection.
@@ -139,6 +146,7 @@ impl Connection {
             .await
             .map_err(|error| ConnectError::BadUrl(format!("{url}: {error}")))?;
         self.held = Some(Held { client, files, checked: now });
+        self.admission.session().forget();
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The node and the watched processes, from /proc and /sys.
+//! The node and the watched processes, from /proc, /sys and their control groups.
 //!
 //! Owns one reading every few seconds. Refuses to guess: what the kernel does not tell is `None`, and a node whose
 //! `/proc/stat` cannot be read gives no record but a count. Reads happen on a blocking thread, one at a time: a
@@ -18,13 +18,14 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+mod groups;
 pub mod parse;
 mod read;
 mod sys;
 
 use read::Reader;
 
-/// What a reading takes in the inbox: a dozen disks, file systems and processes of some 200 bytes each.
+/// What a reading takes in the inbox: a dozen disks, file systems and processes of some 200 bytes each, 400 with their groups.
 const RECORD_BYTES: usize = 8 * 1024;
 
 /// What is read, and how often.

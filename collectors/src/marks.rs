@@ -17,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::target::Target;
 
+mod announced;
 mod build_id;
 mod life;
 
+pub use announced::Announced;
 use life::{Fingerprint, Key, Lives};
 
 /// Marks waiting for a place in the inbox: a few a deployment.
@@ -104,7 +106,9 @@ pub struct Watch {
     clock: Clock,
     ledger: Ledger,
     lives: Lives,
-    known: BTreeMap<String, Known>,
+    /// By place in the configuration: a service may be called like a member.
+    known: Vec<Known>,
+    announced: Announced,
 }
 
 /// What is known of one target.
@@ -116,6 +120,16 @@ struct Known {
     last: Vec<Fingerprint>,
     /// Lives that ended and were not followed by another yet.
     ended: usize,
+    /// The last rollout, while it can be put back: what ran before it, and its name.
+    replaced: Option<(Vec<Fingerprint>, String)>,
+}
+
+/// What a look at one target found to have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Change {
+    kind: MarkKind,
+    revision: String,
+    rollback_of: Option<String>,
 }
 
 impl Watch {
@@ -123,7 +137,15 @@ impl Watch {
     #[must_use]
     pub fn new(config: Config, clock: Clock, ledger: Ledger) -> Watch {
         let lives = Lives::new(&config.root);
-        Watch { config, clock, ledger, lives, known: BTreeMap::new() }
+        let known = vec![Known::default(); config.watched.len()];
+        Watch { config, clock, ledger, lives, known, announced: Announced::default() }
+    }
+
+    /// What somebody announced in time is not told a second time, under another revision's name.
+    #[must_use]
+    pub fn knowing(mut self, announced: Announced) -> Watch {
+        self.announced = announced;
+        self
     }
 
     /// Looks each interval until `cancel`, or until the engine has gone. `origin` names the node.
@@ -142,6 +164,12 @@ impl Watch {
             }
             let at = self.clock.now();
             for mark in self.look() {
+                if mark.kind == MarkKind::Rollout && self.announced.explains(&mark.target, at) {
+                    self.ledger.add("agent_mark_skips_total", "announced", 1);
+                    continue;
+                }
+                let Mark { target, revision, rollback_of, .. } = &mark;
+                tracing::info!(%target, %revision, rollback_of, kind = kind(mark.kind), "a process changed");
                 self.ledger.add("agent_marks_total", kind(mark.kind), 1);
                 waiting.push(Record { at, origin: Arc::clone(&origin), fact: Fact::Mark(mark) });
             }
@@ -168,11 +196,11 @@ impl Watch {
             self.ledger.add("agent_mark_skips_total", "proc_unreadable", 1);
             return Vec::new();
         };
-        let pairs = self.config.watched.iter().zip(found);
-        let marks = pairs.filter_map(|(watched, now)| {
-            let (kind, revision) = self.known.entry(watched.target.clone()).or_default().advance(now)?;
+        let pairs = self.config.watched.iter().zip(&mut self.known).zip(found);
+        let marks = pairs.filter_map(|((watched, known), now)| {
+            let Change { kind, revision, rollback_of } = known.advance(now)?;
             let target = watched.target.clone();
-            Some(Mark { target, revision, kind, rollback_of: None, source: MarkSource::Observed })
+            Some(Mark { target, revision, kind, rollback_of, source: MarkSource::Observed })
         });
         marks.collect()
     }
@@ -183,7 +211,7 @@ impl Known {
     ///
     /// A life of a revision that did not run before is a rollout. One of a known revision is a restart when it takes the place
     /// of one that ended; with none ended it is a further process (a worker, a scale-out) and means nothing.
-    fn advance(&mut self, now: BTreeMap<Key, Fingerprint>) -> Option<(MarkKind, String)> {
+    fn advance(&mut self, now: BTreeMap<Key, Fingerprint>) -> Option<Change> {
         let fresh: Vec<(&Key, &Fingerprint)> =
             now.iter().filter(|(key, print)| self.running.get(*key) != Some(*print)).collect();
         self.ended += self.running.keys().filter(|key| !now.contains_key(*key)).count();
@@ -192,8 +220,10 @@ impl Known {
             fresh.iter().filter(|(_, print)| !self.last.contains(*print)).max_by_key(|(key, _)| key.start);
         let change = match (changed, newest) {
             _ if self.last.is_empty() => None,
-            (Some((_, print)), _) => Some((MarkKind::Rollout, print.revision_after(&self.last))),
-            (None, Some(print)) if self.ended > 0 => Some((MarkKind::Restart, print.revision())),
+            (Some((_, print)), _) => Some(self.roll_out(print)),
+            (None, Some(print)) if self.ended > 0 => {
+                Some(Change { kind: MarkKind::Restart, revision: print.revision(), rollback_of: None })
+            }
             (None, _) => None,
         };
         self.ended = self.ended.saturating_sub(fresh.len());
@@ -203,6 +233,18 @@ impl Known {
         }
         self.running = now;
         change
+    }
+
+    /// A revision that did not run at the last look. What ran before the last rollout and runs again puts that one back; the
+    /// one that was put back and comes a second time is a rollout like any other.
+    fn roll_out(&mut self, print: &Fingerprint) -> Change {
+        let revision = print.revision_after(&self.last);
+        let rollback_of =
+            self.replaced.take().filter(|(before, _)| before.contains(print)).map(|(_, bad)| bad);
+        if rollback_of.is_none() {
+            self.replaced = Some((self.last.clone(), revision.clone()));
+        }
+        Change { kind: MarkKind::Rollout, revision, rollback_of }
     }
 }
 
@@ -267,6 +309,42 @@ mod tests {
         start(&tree, 8, "v1", 500);
         assert_eq!(seen(&mut watch), [(MarkKind::Rollout, "v1".to_owned())]);
         assert_eq!(seen(&mut watch), []);
+    }
+
+    #[test]
+    fn what_ran_before_and_runs_again_is_a_put_back() {
+        let tree = Tree::new("marks-back");
+        start(&tree, 5, "v1", 100);
+        let mut watch = watch(&tree, client());
+        assert_eq!(seen(&mut watch), []);
+        let mut next = |revision: &str, ticks: u64| {
+            start(&tree, 5, revision, ticks);
+            let marks: Vec<_> =
+                watch.look().into_iter().map(|mark| (mark.revision, mark.rollback_of)).collect();
+            marks
+        };
+        let rollout = |revision: &str| [(revision.to_owned(), None)];
+        let put_back = |revision: &str, of: &str| [(revision.to_owned(), Some(of.to_owned()))];
+        assert_eq!(next("v2", 200), rollout("v2"));
+        assert_eq!(next("v1", 300), put_back("v1", "v2"));
+        assert_eq!(next("v2", 400), rollout("v2"), "a second try is judged again");
+        assert_eq!(next("v3", 500), rollout("v3"));
+        assert_eq!(next("v1", 600), rollout("v1"), "not what ran before v3");
+    }
+
+    #[test]
+    fn a_service_that_is_called_like_a_member_is_kept_apart() {
+        let tree = Tree::new("marks-namesakes");
+        tree.process(9, &["etcd", "--name", "client"], &[], 7);
+        start(&tree, 5, "v1", 100);
+        let find = [Find::Member("client".to_owned()), client()];
+        let watched = find.map(|find| Watched::new("client", find)).to_vec();
+        let config = Config { root: tree.root().to_owned(), watched, ..Config::default() };
+        let mut watch = Watch::new(config, Clock::new(model::time::Stamp::default), Ledger::default());
+        assert_eq!(seen(&mut watch), []);
+        assert_eq!(seen(&mut watch), []);
+        start(&tree, 5, "v1", 200);
+        assert_eq!(seen(&mut watch), [(MarkKind::Restart, "v1".to_owned())]);
     }
 
     #[test]

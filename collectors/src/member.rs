@@ -5,6 +5,7 @@
 //! that one goes through raft, so each look would be a write to all members and would hang without a quorum. Where the
 //! prober asks Status too, its answers are taken and the member is not asked twice.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, Error, HashKvResponse, MemberListResponse, StatusResponse};
@@ -14,6 +15,7 @@ use model::member::{HashKv, ListedMember, MemberFact, MemberState};
 use model::probe::ProbeOutcome;
 use model::record::{Fact, Record};
 use model::time::{Clock, SECOND_NS, Stamp};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +60,9 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct MemberWatch {
     config: Config,
-    connection: Connection,
+    connection: Arc<Mutex<Connection>>,
+    admission: Admission,
+    has_url: bool,
     identity: Identity,
     clock: Clock,
     ledger: Ledger,
@@ -76,9 +80,12 @@ impl MemberWatch {
     /// A watch of one member. A target without a client URL is not asked: [`MemberWatch::run`] then only waits for its end.
     #[must_use]
     pub fn new(target: &Target, config: Config, clock: Clock, ledger: Ledger) -> MemberWatch {
+        let connection = Connection::new(target);
         MemberWatch {
             config,
-            connection: Connection::new(target),
+            admission: connection.admission(),
+            has_url: connection.has_url(),
+            connection: Arc::new(Mutex::new(connection)),
             identity: target.identity.clone(),
             clock,
             ledger,
@@ -89,11 +96,22 @@ impl MemberWatch {
     }
 
     /// Asks each interval until `cancel`, or until the engine has gone.
-    pub async fn run(mut self, inbox: Inbox, cancel: CancellationToken) {
-        if !self.connection.has_url() {
+    pub async fn run(self, inbox: Inbox, cancel: CancellationToken) {
+        if !self.has_url {
             cancel.cancelled().await;
             return;
         }
+        let (session, connection) = (self.admission.session(), Arc::clone(&self.connection));
+        let stop = cancel.child_token();
+        let keeping = session.keep(&connection, &stop);
+        let asking = async {
+            self.rounds(inbox, &stop).await;
+            stop.cancel();
+        };
+        tokio::join!(asking, keeping);
+    }
+
+    async fn rounds(mut self, inbox: Inbox, cancel: &CancellationToken) {
         let mut ticks = interval(self.config.interval.max(Duration::from_secs(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = self.identity.told();
@@ -139,6 +157,7 @@ impl MemberWatch {
 
     /// One round: the Status that was given, or one that is asked for, and what belongs to it.
     async fn round(&mut self, given: Option<Told>) -> (Stamp, Result<MemberState, Silence>) {
+        self.admission.session().settled().await;
         match given {
             Some((at, state)) => (at, self.complete(at, state).await),
             None => {
@@ -149,12 +168,12 @@ impl MemberWatch {
     }
 
     async fn client(&mut self) -> Result<Client, Silence> {
-        self.connection.client().await.map_err(|error| (error.reason(), error.to_string()))
+        self.connection.lock().await.client().await.map_err(|error| (error.reason(), error.to_string()))
     }
 
     async fn ask(&mut self, at: Stamp) -> Result<MemberState, Silence> {
         let mut maintenance = self.client().await?.maintenance_client();
-        let state = state(&answer(&self.connection.admission(), DEADLINE, maintenance.status()).await?);
+        let state = state(&answer(&self.admission, DEADLINE, maintenance.status()).await?);
         self.identity.learn(state.cluster_id, state.id);
         self.complete(at, state).await
     }
@@ -173,7 +192,7 @@ impl MemberWatch {
     /// Brings the list up to date; one that does not come leaves the old one and is counted.
     async fn list(&mut self, client: &Client) {
         let mut cluster = client.cluster_client();
-        match answer(&self.connection.admission(), DEADLINE, cluster.member_list()).await {
+        match answer(&self.admission, DEADLINE, cluster.member_list()).await {
             Ok(list) => self.members = listed(&list),
             Err((reason, detail)) => {
                 self.ledger.add("agent_member_list_errors_total", reason, 1);
@@ -192,7 +211,7 @@ impl MemberWatch {
         let pinned = pinned(revision);
         let asked = i64::try_from(pinned).unwrap_or(i64::MAX);
         let mut maintenance = client.maintenance_client();
-        match answer(&self.connection.admission(), HASH_DEADLINE, maintenance.hash_kv(asked)).await {
+        match answer(&self.admission, HASH_DEADLINE, maintenance.hash_kv(asked)).await {
             Ok(hashed) => Some(hash(&hashed, pinned)),
             Err((reason, detail)) => {
                 self.ledger.add("agent_member_hash_errors_total", reason, 1);

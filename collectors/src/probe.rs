@@ -4,7 +4,9 @@
 //! Load: with the shipped rates a member gets 1.1 requests/s, with writes allowed 1.95/s (0.5 + 0.5 + 0.1 reads,
 //! 3 × 0.25 for the lease cycle, 0.1 puts): never above [`REQUESTS_PER_S_MAX`]. It stays so over the whole fleet because
 //! an agent probes only members of its own node (`Target::local`), so each member has one prober. A watcher adds one
-//! open stream a member and an event for each put. Faster rates are a [`Boost`], which ends by itself.
+//! open stream a member and an event for each put. Faster rates are a [`Boost`], for the members that this agent probes: asked
+//! for at the start or, over [`Rates`], by a person. It lifts the limit up to [`RATE_HZ_MAX`] a kind, and ends by itself
+//! after [`BOOST_MAX`] at the latest.
 //!
 //! Latency counts from the due time. The timer's grain is a millisecond: a probe that starts within [`GRAIN`] of its due
 //! time counts from its start, a later start counts in full. If the agent itself slept past a due time by more than
@@ -18,7 +20,6 @@ use model::ledger::Ledger;
 use model::probe::{Probe, ProbeKind, ProbeOutcome};
 use model::record::{Fact, Record};
 use model::time::{Clock, Stamp};
-use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -26,24 +27,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::etcd::Connection;
 use crate::etcd::outcome::{self, Admission};
+use crate::etcd::session::Session;
 use crate::target::{Identity, Target};
 
 mod call;
+mod config;
 mod puts;
+mod rates;
 mod schedule;
 mod watch;
 
+pub use config::{
+    BOOST_FACTOR_MAX, BOOST_MAX, Boost, Config, ConfigError, RATE_HZ_MAX, REQUESTS_PER_S_MAX, Writes,
+};
 pub use puts::PutClock;
+use rates::Pace;
+pub use rates::Rates;
 use schedule::{Due, Lane, Schedule};
-
-/// The shipped rates never ask a member more often than this; a small cluster serves 200 requests/s, of which this is 1 %.
-pub const REQUESTS_PER_S_MAX: f64 = 2.0;
-
-/// A boost ends after this at the latest: guard rates are for minutes, not for days.
-pub const BOOST_MAX: Duration = Duration::from_secs(15 * 60);
-
-/// The fastest rate of one kind, in a boost too: 20 Hz answers within 50 ms what happened, more is a load test.
-pub const RATE_HZ_MAX: f64 = 20.0;
 
 /// Probes of one kind in flight: 20 Hz times a deadline of three seconds. Above it, the next would only queue.
 const IN_FLIGHT_MAX: usize = 64;
@@ -54,134 +54,6 @@ const GRAIN: Duration = Duration::from_millis(2);
 /// Room that one probe's record takes in the inbox.
 const RECORD_BYTES: usize = 256;
 
-/// What is asked and how often. The default only reads.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config {
-    /// No answer by then is [`ProbeOutcome::TimedOut`].
-    pub deadline: Duration,
-    /// Serializable reads a second; 0 is off.
-    pub serializable_read_hz: f64,
-    /// Linearizable reads a second; 0 is off.
-    pub linearizable_read_hz: f64,
-    /// Status calls a second; 0 is off.
-    pub status_hz: f64,
-    /// The key that reads ask for; it need not exist. `<node>` stands for the node's name.
-    pub read_key: String,
-    /// Writes, only where the configuration allows them.
-    pub writes: Option<Writes>,
-    /// Faster rates for a while, from the start of the prober on.
-    pub boost: Option<Boost>,
-}
-
-/// Writes that a configuration allows.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Writes {
-    /// LeaseGrant, one KeepAlive and LeaseRevoke so often a second; 0 is off.
-    pub lease_hz: f64,
-    /// Puts a second on the key; 0 is off, and with it the watcher.
-    pub put_hz: f64,
-    /// The agent's own key; it stays after the agent has gone. `<node>` stands for the node's name.
-    pub key: String,
-}
-
-/// Faster rates for a limited time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Boost {
-    /// All rates times this.
-    pub factor: f64,
-    /// From the start on; at most [`BOOST_MAX`].
-    pub lasts: Duration,
-}
-
-/// What is wrong with a [`Config`].
-#[derive(Clone, Copy, Debug, Error, PartialEq)]
-pub enum ConfigError {
-    /// A rate is negative, not a number or above [`RATE_HZ_MAX`].
-    #[error("a rate is not between 0 and {RATE_HZ_MAX} per second")]
-    Rate,
-    /// Together more than [`REQUESTS_PER_S_MAX`].
-    #[error("{0} requests/s a member; at most {REQUESTS_PER_S_MAX}, or a boost with a time limit")]
-    TooMany(f64),
-    /// The deadline is outside 10 ms to 3 s.
-    #[error("the deadline is not between 10 ms and 3 s")]
-    Deadline,
-    /// The boost is longer than [`BOOST_MAX`] or not a factor between 1 and 40.
-    #[error("a boost lasts at most 15 minutes, with a factor between 1 and 40")]
-    Boost,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            deadline: Duration::from_secs(1),
-            serializable_read_hz: 0.5,
-            linearizable_read_hz: 0.5,
-            status_hz: 0.1,
-            read_key: "/backburn/probe/<node>".to_owned(),
-            writes: None,
-            boost: None,
-        }
-    }
-}
-
-impl Default for Writes {
-    fn default() -> Writes {
-        Writes { lease_hz: 0.25, put_hz: 0.1, key: "/backburn/probe/<node>".to_owned() }
-    }
-}
-
-impl Config {
-    /// Requests a second that this asks of each member, without a boost.
-    #[must_use]
-    pub fn requests_per_s(&self) -> f64 {
-        let writes = self.writes.as_ref().map_or(0.0, |writes| 3.0 * writes.lease_hz + writes.put_hz);
-        self.serializable_read_hz + self.linearizable_read_hz + self.status_hz + writes
-    }
-
-    /// Whether a member can bear it.
-    ///
-    /// # Errors
-    /// The first thing that is out of bounds.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let writes = self.writes.clone().unwrap_or(Writes { lease_hz: 0.0, put_hz: 0.0, key: String::new() });
-        let rates = [
-            self.serializable_read_hz,
-            self.linearizable_read_hz,
-            self.status_hz,
-            writes.lease_hz,
-            writes.put_hz,
-        ];
-        if !rates.iter().all(|hz| (0.0..=RATE_HZ_MAX).contains(hz)) {
-            return Err(ConfigError::Rate);
-        }
-        if !(Duration::from_millis(10)..=Duration::from_secs(3)).contains(&self.deadline) {
-            return Err(ConfigError::Deadline);
-        }
-        if self.requests_per_s() > REQUESTS_PER_S_MAX + 1e-9 {
-            return Err(ConfigError::TooMany(self.requests_per_s()));
-        }
-        match self.boost {
-            Some(boost) if boost.lasts > BOOST_MAX || !(1.0..=40.0).contains(&boost.factor) => {
-                Err(ConfigError::Boost)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn lanes(&self, factor: f64) -> [(Lane, f64); 5] {
-        let (lease_hz, put_hz) =
-            self.writes.as_ref().map_or((0.0, 0.0), |writes| (writes.lease_hz, writes.put_hz));
-        [
-            (Lane::SerializableRead, self.serializable_read_hz),
-            (Lane::LinearizableRead, self.linearizable_read_hz),
-            (Lane::Status, self.status_hz),
-            (Lane::LeaseCycle, lease_hz),
-            (Lane::Put, put_hz),
-        ]
-        .map(|(lane, hz)| (lane, (hz * factor).min(RATE_HZ_MAX)))
-    }
-}
-
 /// Probes one member until it is told to stop.
 #[derive(Debug)]
 pub struct Prober {
@@ -190,8 +62,10 @@ pub struct Prober {
     /// One for the probes and the watcher: both see the member as one client does.
     connection: Arc<Mutex<Connection>>,
     admission: Admission,
+    session: Session,
     has_url: bool,
     puts: PutClock,
+    rates: Rates,
     reach: Reach,
 }
 
@@ -225,9 +99,11 @@ impl Prober {
             config,
             name: target.name.clone(),
             admission: connection.admission(),
+            session: connection.session(),
             has_url: target.client_url.is_some(),
             connection: Arc::new(Mutex::new(connection)),
             puts: PutClock::default(),
+            rates: Rates::default(),
             reach,
         }
     }
@@ -236,6 +112,13 @@ impl Prober {
     #[must_use]
     pub fn sharing(mut self, puts: PutClock) -> Prober {
         self.puts = puts;
+        self
+    }
+
+    /// Goes faster while somebody wants it to.
+    #[must_use]
+    pub fn following(mut self, rates: Rates) -> Prober {
+        self.rates = rates;
         self
     }
 
@@ -253,30 +136,34 @@ impl Prober {
                 watcher.run(&inbox, &stop).await;
             }
         };
+        let (session, connection) = (self.session.clone(), Arc::clone(&self.connection));
+        let keeping = session.keep(&connection, &stop);
         let probing = async {
             self.probe(&inbox, &stop).await;
             stop.cancel();
         };
-        tokio::join!(probing, watching);
+        tokio::join!(probing, watching, keeping);
     }
 
     async fn probe(mut self, inbox: &Inbox, cancel: &CancellationToken) {
         let start = Instant::now();
         let start_mono = self.reach.clock.now().mono_ns;
-        let boost = self.config.boost.unwrap_or(Boost { factor: 1.0, lasts: Duration::ZERO });
-        let boost_end = boost.lasts.min(BOOST_MAX);
-        let mut boosted = boost_end > Duration::ZERO;
-        let factor = if boosted { boost.factor } else { 1.0 };
-        let mut schedule = Schedule::new(&self.name, &self.config.lanes(factor), Duration::ZERO);
+        let mut asked = self.rates.follow();
+        let mut pace = Pace::at_start(self.config.boost, start);
+        let mut schedule = Schedule::new(&self.name, &self.config.lanes(pace.factor), Duration::ZERO);
         let mut in_flight = InFlight::default();
         loop {
-            if boosted && start.elapsed() >= boost_end {
-                boosted = false;
-                schedule = Schedule::new(&self.name, &self.config.lanes(1.0), start.elapsed());
+            if let Some(next) = pace.next(Instant::now()) {
+                (pace, schedule) = self.at_pace(next, start.elapsed());
             }
             let next = schedule.next().unwrap_or(BOOST_MAX);
             tokio::select! {
                 () = cancel.cancelled() => return,
+                // Its sender is ours as well: it never ends.
+                Ok(()) = asked.changed() => {
+                    let wish = Pace::asked(*asked.borrow_and_update());
+                    (pace, schedule) = self.at_pace(wish, start.elapsed());
+                }
                 () = sleep_until(start + next) => {
                     let (due, late) = schedule.pop(start.elapsed(), self.reach.deadline);
                     self.reach.ledger.add("agent_probe_skips_total", "agent_late", late);
@@ -298,6 +185,12 @@ impl Prober {
         }
     }
 
+    /// Another pace from `elapsed` after the start on.
+    fn at_pace(&self, pace: Pace, elapsed: Duration) -> (Pace, Schedule) {
+        tracing::info!(member = %self.name, factor = pace.factor, "probing at another rate");
+        (pace, Schedule::new(&self.name, &self.config.lanes(pace.factor), elapsed))
+    }
+
     /// Starts one probe at its due time.
     async fn start(
         &mut self,
@@ -306,6 +199,11 @@ impl Prober {
         inbox: &Inbox,
         in_flight: &mut InFlight,
     ) -> Result<(), NoPlace> {
+        if self.session.is_logging_in() {
+            // For at most the time of one login: its latency is that of our own token, not of the probe.
+            self.reach.ledger.add("agent_probe_skips_total", "logging_in", 1);
+            return Ok(());
+        }
         let place = inbox.reserve(RECORD_BYTES)?;
         if in_flight.is_full(lane) {
             // It would queue behind so many unanswered ones: no answer by the deadline, said at once.
@@ -390,31 +288,4 @@ impl Reach {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shipped_rates_stay_below_two_requests_a_second() {
-        let reads = Config::default();
-        assert!((reads.requests_per_s() - 1.1).abs() < 1e-9, "{}", reads.requests_per_s());
-        let writes = Config { writes: Some(Writes::default()), ..Config::default() };
-        assert!((writes.requests_per_s() - 1.95).abs() < 1e-9, "{}", writes.requests_per_s());
-        assert_eq!(reads.check(), Ok(()));
-        assert_eq!(writes.check(), Ok(()));
-    }
-
-    #[test]
-    fn rates_out_of_bounds_are_refused() {
-        let check = |config: Config, expected: ConfigError| assert_eq!(config.check(), Err(expected));
-        let base = Config::default;
-        check(Config { status_hz: -0.1, ..base() }, ConfigError::Rate);
-        check(Config { status_hz: f64::NAN, ..base() }, ConfigError::Rate);
-        check(Config { serializable_read_hz: 3.0, ..base() }, ConfigError::TooMany(3.6));
-        check(Config { deadline: Duration::from_secs(60), ..base() }, ConfigError::Deadline);
-        let boost = Boost { factor: 10.0, lasts: Duration::from_secs(3_600) };
-        check(Config { boost: Some(boost), ..base() }, ConfigError::Boost);
-    }
 }

@@ -1,5 +1,6 @@
 //! One etcd member as the agent reaches it, and what has been learnt of its identity so far.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -23,6 +24,8 @@ pub struct Target {
     pub pprof_url: Option<String>,
     /// Certificates for all of them.
     pub tls: TlsFiles,
+    /// etcd's own user, for the client URL, where authentication is enabled.
+    pub login: Option<Login>,
     /// Process id in our pid namespace, where the member runs on this node.
     pub pid: Option<u32>,
     /// Data directory, where known.
@@ -33,6 +36,32 @@ pub struct Target {
     pub local: bool,
     /// Who it is, shared by all collectors of this target.
     pub identity: Identity,
+}
+
+/// A user of etcd's own authentication. The password leaves this value for etcd alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    password: String,
+}
+
+impl Login {
+    /// A user and its password.
+    #[must_use]
+    pub fn new(user: &str, password: &str) -> Login {
+        Login { user: user.to_owned(), password: password.to_owned() }
+    }
+
+    pub(crate) fn credentials(&self) -> (String, String) {
+        (self.user.clone(), self.password.clone())
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 /// Identity of a target, completed by the first collector that gets an answer. Clones share it.

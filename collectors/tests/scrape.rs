@@ -95,6 +95,7 @@ fn target(url: &str, tls: TlsFiles) -> Target {
         metrics_url: Some(url.to_owned()),
         pprof_url: None,
         tls,
+        login: None,
         pid: None,
         data_dir: None,
         log_file: None,

@@ -94,6 +94,7 @@ fn the_shipped_configuration_is_valid_with_none_and_with_all_of_its_keys() {
     let all = all
         .join("\n")
         .replace("/etc/backburn/deployer.secret", secret.to_str().unwrap())
+        .replace("/etc/backburn/etcd.password", secret.to_str().unwrap())
         .replace("/etc/backburn/otlp.headers", headers.to_str().unwrap());
     for (name, text) in [("none.yaml", &shipped), ("all.yaml", &all)] {
         let path = folder.write(name, text);
@@ -146,4 +147,19 @@ fn check_tells_whole_broken_and_absent_clusters_apart_on_3_6() {
 #[test]
 fn check_tells_whole_broken_and_absent_clusters_apart_on_3_7() {
     check_tells_clusters_apart(Version::V3_7).unwrap();
+}
+
+#[test]
+fn the_configuration_in_the_manifest_is_valid() {
+    let manifest = include_str!("../../deploy/kubernetes/agent.yaml");
+    let block = manifest.split("agent.yaml: |\n").nth(1).unwrap().split("---").next().unwrap();
+    let text: String =
+        block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(""))).collect();
+    assert!(text.contains("kill_switch:"), "{text}");
+    let folder = Folder::new("manifest");
+    let config = folder.write("agent.yaml", &text);
+    let finished =
+        Agent::run(&folder.0, &["validate", "--config", config.to_str().unwrap()], &[], SOON).unwrap();
+    assert_eq!(code(&finished), Some(0), "{finished:?}");
+    assert!(finished.stdout.contains("state_dir = /var/lib/backburn"), "{finished:?}");
 }

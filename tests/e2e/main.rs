@@ -29,6 +29,10 @@ mod rollback;
 mod replay;
 // OTLP receivers at their worst: the agent stays well, lines arrive, drops are counted.
 mod receiver;
+// A watched service is replaced: its new build is a rollout, a new start a restart, the old build a put-back.
+mod services;
+// Faster probes by request: bounded, shown, over by themselves.
+mod boost;
 // Without configuration: members are found, read, never written; a broken reload changes nothing.
 mod zero_config;
 // Whatever others wrote: every parser returns, within its bounds.

@@ -21,6 +21,8 @@ pub struct HostFact {
     pub filesystems: Vec<Filesystem>,
     /// Watched processes.
     pub processes: Vec<Process>,
+    /// The node's own group: where the "node" is a container itself, its limits are there.
+    pub cgroup: Option<Box<Cgroup>>,
 }
 
 /// Cumulative nanoseconds by state, all CPUs together.
@@ -102,4 +104,57 @@ pub struct Process {
     pub threads: u64,
     /// Established TCP connections; `None` when not permitted.
     pub connections: Option<u64>,
+    /// Its control group; `None` where it is not to be seen.
+    pub cgroup: Option<Cgroup>,
+}
+
+/// A control group as far as its files can be read. CPU and memory are those of the nearest group up the tree that has a
+/// limit, as that is the one which throttles and kills; without a limit anywhere, of the group itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    /// The group's path, as the process's own file tells it.
+    pub path: String,
+    /// CPU.
+    pub cpu: Option<CgroupCpu>,
+    /// Memory.
+    pub memory: Option<CgroupMemory>,
+    /// Block devices, all together.
+    pub io: Option<CgroupIo>,
+}
+
+/// CPU of a group, cumulative but for the limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupCpu {
+    /// Time used by all its tasks, nanoseconds.
+    pub usage_ns: Option<u64>,
+    /// Quota over period, thousandths of a CPU; `None` is no limit.
+    pub limit_millicpus: Option<u64>,
+    /// Periods in which it was allowed to run.
+    pub periods: u64,
+    /// Those of them in which it used up its quota and was stopped.
+    pub throttled_periods: u64,
+    /// How long it was stopped, nanoseconds, its CPUs added up.
+    pub throttled_ns: u64,
+}
+
+/// Memory of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupMemory {
+    /// In use now, page cache included, bytes.
+    pub usage_bytes: u64,
+    /// The hard limit, bytes; `None` is no limit.
+    pub limit_bytes: Option<u64>,
+    /// How often the limit was reached and memory had to be reclaimed at once, cumulative.
+    pub limit_hits: Option<u64>,
+    /// Processes of the group that were killed for want of memory, cumulative.
+    pub oom_kills: Option<u64>,
+}
+
+/// Block devices of a group, cumulative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupIo {
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
 }

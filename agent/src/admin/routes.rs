@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use collectors::marks::Announced;
+use collectors::probe::Rates;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, RETRY_AFTER,
     X_CONTENT_TYPE_OPTIONS,
@@ -19,7 +21,7 @@ use model::time::{Clock, SECOND_NS};
 use tokio::sync::{mpsc, watch};
 
 use super::metrics::Metrics;
-use super::{Config, Wires, host_is_ours, page, verbs};
+use super::{Config, Wires, boost, host_is_ours, page, verbs};
 
 /// The engine ticks each second: without one for this long it is stuck.
 const TICK_AGE_MAX_NS: u64 = 5 * SECOND_NS;
@@ -44,6 +46,8 @@ pub(super) struct Surface {
     pub(super) clock: Clock,
     pub(super) origin: Arc<Origin>,
     pub(super) reload: mpsc::Sender<()>,
+    pub(super) announced: Announced,
+    pub(super) rates: Rates,
     pub(super) profiling: bool,
     hosts: Vec<String>,
     metrics: Metrics,
@@ -53,10 +57,35 @@ pub(super) type Answer = Response<Full<Bytes>>;
 
 impl Surface {
     pub(super) fn new(config: &Config, wires: Wires) -> Result<Surface, prometheus::Error> {
-        let Wires { board, ledger, inbox, clock, origin, reload } = wires;
+        let Wires { board, ledger, inbox, clock, origin, reload, announced, rates } = wires;
         let metrics = Metrics::new(ledger.clone(), board.clone(), clock.clone())?;
         let (hosts, profiling) = (config.hosts.clone(), config.profiling);
-        Ok(Surface { board, ledger, inbox, clock, origin, reload, profiling, hosts, metrics })
+        Ok(Surface {
+            board,
+            ledger,
+            inbox,
+            clock,
+            origin,
+            reload,
+            announced,
+            rates,
+            profiling,
+            hosts,
+            metrics,
+        })
+    }
+
+    /// The engine's board, and what holds beside it now.
+    fn board(&self) -> Arc<Board> {
+        let board = Arc::clone(&self.board.borrow());
+        match boost::told(&self.rates) {
+            Some(told) => {
+                let mut board = Board::clone(&board);
+                board.warnings.push(told);
+                Arc::new(board)
+            }
+            None => board,
+        }
     }
 
     /// Nanoseconds since the engine's last tick; `None` before the first.
@@ -120,7 +149,7 @@ fn refusal(surface: &Surface, via: Via, request: &Request<Incoming>) -> Option<A
 fn get(surface: &Surface, path: &str) -> Answer {
     match path {
         "/" => {
-            let board = Arc::clone(&surface.board.borrow());
+            let board = surface.board();
             with_type(StatusCode::OK, "text/html; charset=utf-8", page::render(&board, surface.tick_age_ns()))
         }
         "/page.css" => with_type(StatusCode::OK, "text/css; charset=utf-8", page::STYLE),
@@ -131,7 +160,7 @@ fn get(surface: &Surface, path: &str) -> Answer {
         "/healthz" => health(surface),
         "/readyz" => health(surface),
         "/verdict" => {
-            let board = Arc::clone(&surface.board.borrow());
+            let board = surface.board();
             match serde_json::to_vec(&*board) {
                 Ok(body) => with_type(StatusCode::OK, "application/json", body),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use collectors::marks::Announced;
+use collectors::probe::Rates;
 use model::board::Board;
 use model::inbox::{Envelope, Inbox};
 use model::ledger::Ledger;
@@ -59,6 +61,8 @@ impl Rig {
             clock: Clock::new(|| NOW),
             origin: Arc::default(),
             reload,
+            announced: Announced::default(),
+            rates: Rates::default(),
         };
         let unix = config.unix.clone().unwrap();
         let admin = Admin::bind(config, wires).await.unwrap();
@@ -245,6 +249,31 @@ async fn a_mark_becomes_a_record_with_the_stamp_that_is_answered() {
 }
 
 #[tokio::test]
+async fn faster_probes_are_asked_for_on_the_socket_and_shown_on_the_board() {
+    let rig = Rig::start(config("boost")).await;
+    let warned = async || {
+        let board: Board =
+            serde_json::from_str(&client::get(&rig.door(), "/verdict").await.unwrap().body).unwrap();
+        board.warnings.join(" ")
+    };
+    let post = async |path: &str| client::post(&rig.door(), path, "").await.unwrap().status;
+    assert_eq!(post("/probe-rate?factor=50&for=2m").await, 400);
+    assert_eq!(post("/probe-rate?factor=5&for=16m").await, 400);
+    assert_eq!(warned().await, "");
+    assert_eq!(post("/probe-rate?factor=5&for=2m").await, 202);
+    assert!(warned().await.contains("5 times"));
+    assert!(client::get(&rig.door(), "/").await.unwrap().body.contains("5 times"));
+    assert_eq!(post("/probe-rate?factor=1").await, 202);
+    assert_eq!(warned().await, "");
+    assert_eq!(
+        rig.status("POST /probe-rate?factor=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+            .await,
+        405
+    );
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn reload_profile_and_health() {
     let mut rig = Rig::start(Config { profiling: true, ..config("verbs") }).await;
     for _ in 0..2 {
@@ -281,6 +310,8 @@ async fn only_this_host_and_only_one_agent() {
         clock: Clock::new(|| NOW),
         origin: Arc::default(),
         reload: mpsc::channel(1).0,
+        announced: Announced::default(),
+        rates: Rates::default(),
     };
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80"] {
         let config = Config { tcp: Some(address.parse().unwrap()), ..config("remote") };

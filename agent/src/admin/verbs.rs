@@ -1,4 +1,4 @@
-//! What the socket's owner may ask for: a mark, a reload, a profile of the agent itself.
+//! What the socket's owner may ask for: a mark, a reload, a profile of the agent itself; faster probes are next door.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::boost;
 use super::routes::{Answer, Surface, Via, text, unavailable, with_type};
 use crate::selfprofile;
 
@@ -53,6 +54,7 @@ pub(super) async fn post(surface: &Surface, request: Request<Incoming>) -> Answe
             Err(error) => text(StatusCode::PAYLOAD_TOO_LARGE, format!("body: {error}\n")),
         },
         "/-/reload" => reload(surface),
+        "/probe-rate" => boost::post(surface, request.uri().query()),
         _ => text(StatusCode::NOT_FOUND, "not here\n"),
     }
 }
@@ -70,6 +72,7 @@ fn mark(surface: &Surface, body: &Bytes) -> Answer {
     };
     let at = surface.clock.now();
     tracing::info!(target = mark.target, revision = mark.revision, kind = ?mark.kind, "mark");
+    surface.announced.enter(&mark.target, at);
     place.send(Record { at, origin: Arc::clone(&surface.origin), fact: Fact::Mark(mark) });
     let time = Timestamp::from_nanosecond(i128::from(at.wall_ns)).unwrap_or(Timestamp::UNIX_EPOCH);
     let answer = json!({ "mono_ns": at.mono_ns, "wall_ns": at.wall_ns, "at": time.to_string() });

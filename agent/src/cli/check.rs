@@ -108,9 +108,9 @@ pub(super) fn check(check: &Check) -> Ended {
 }
 
 async fn all(config: &Config, socket: &Path) -> Result<Checked, Failure> {
-    let targets = sources::targets(config).await;
+    let sources::Found { targets, looked, .. } = sources::find(config, &[]).await;
     if targets.is_empty() {
-        for line in sources::looked(config).await {
+        for line in looked {
             tell(&line);
         }
         return Err(Failure::new(Exit::TargetDown, anyhow!("no etcd member found; name one with --config")));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use collectors::target::{Identity, Target};
+use collectors::target::{Identity, Login, Target};
 use collectors::tls::TlsFiles;
 
 use super::tree::{Map, Notes};
@@ -17,8 +17,10 @@ pub(crate) struct Etcd {
     pub(crate) discovery: bool,
     /// Probe members of other hosts too.
     pub(crate) remote: bool,
-    /// ETCDCTL_* and the like, for discovery.
+    /// ETCDCTL_* and the like, for discovery; without those that hold a password.
     pub(crate) variables: BTreeMap<String, String>,
+    /// etcd's own user, for all members.
+    pub(crate) login: Option<Login>,
 }
 
 /// Reads `etcd`.
@@ -32,13 +34,55 @@ pub(super) fn read(
     let members: Vec<Target> = map.maps("members").into_iter().filter_map(|map| member(map, node)).collect();
     let discovery = map.flag("discovery", members.is_empty());
     let remote = map.flag("remote", false);
+    let login = login(&mut map, variables, notes);
     map.done();
-    for name in variables.keys().filter(|name| name.starts_with("ETCDCTL_") && discovery) {
-        let secret = name.contains("PASSWORD") || name.contains("USER");
-        let value = variables.get(name).filter(|_| !secret).cloned().unwrap_or_else(|| "***".to_owned());
-        notes.origin("etcd.discovery", value, name);
+    let open = |name: &str| !name.contains("PASSWORD") && !name.contains("USER");
+    for (name, value) in variables.iter().filter(|(name, _)| name.starts_with("ETCDCTL_") && discovery) {
+        if open(name) {
+            notes.origin("etcd.discovery", value.clone(), name);
+        }
     }
-    Etcd { members, discovery, remote, variables: variables.clone() }
+    let variables = variables.iter().filter(|(name, _)| open(name));
+    let variables = variables.map(|(name, value)| (name.clone(), value.clone())).collect();
+    Etcd { members, discovery, remote, variables, login }
+}
+
+/// `user` and `password`, else `ETCDCTL_USER` as etcdctl takes it: `user:password`, or with `ETCDCTL_PASSWORD` beside it.
+fn login(map: &mut Map<'_>, variables: &BTreeMap<String, String>, notes: &Notes) -> Option<Login> {
+    let user = map.text("user");
+    let password = map.secret("password");
+    match (user, password) {
+        (Some(user), Some(password)) => return Some(Login::new(&user, &password)),
+        // A password that cannot be read has its problem already.
+        (Some(_), None) if map.has("password") => return None,
+        (Some(_), None) => {
+            map.reject("user", "has no `password`: give it as `{ file: PATH }` or `{ env: NAME }`");
+            return None;
+        }
+        (None, Some(_)) => {
+            map.reject("password", "has no `user`: name the etcd user that it belongs to");
+            return None;
+        }
+        (None, None) => {}
+    }
+    let given = variables.get("ETCDCTL_USER").filter(|given| !given.is_empty())?;
+    let beside = variables.get("ETCDCTL_PASSWORD").filter(|password| !password.is_empty());
+    let (user, password) = match (given.split_once(':'), beside) {
+        // As etcdctl has it: with a password of its own, the whole value is the user.
+        (_, Some(password)) => (given.as_str(), password.as_str()),
+        (Some((user, password)), None) if !password.is_empty() => (user, password),
+        _ => {
+            notes.warn("ETCDCTL_USER", "has no password: `user:password`, or ETCDCTL_PASSWORD".to_owned());
+            return None;
+        }
+    };
+    notes.origin("etcd.user", user.to_owned(), "ETCDCTL_USER");
+    notes.origin(
+        "etcd.password",
+        "***".to_owned(),
+        if beside.is_some() { "ETCDCTL_PASSWORD" } else { "ETCDCTL_USER" },
+    );
+    Some(Login::new(user, password))
 }
 
 fn member(mut map: Map<'_>, node: &str) -> Option<Target> {
@@ -67,6 +111,7 @@ fn member(mut map: Map<'_>, node: &str) -> Option<Target> {
         metrics_url: metrics,
         pprof_url: pprof,
         tls,
+        login: None,
         pid: None,
         data_dir,
         log_file,

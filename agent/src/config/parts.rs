@@ -7,8 +7,8 @@ use std::time::Duration;
 use collectors::{host, logs, marks, member, probe, scrape};
 use processors::{slo, verdict};
 
-use super::SOCKET;
 use super::tree::Map;
+use super::{SOCKET, services};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -35,6 +35,8 @@ pub(crate) struct Admin {
     pub(crate) socket: PathBuf,
     /// Other addresses than loopback are allowed.
     pub(crate) exposed: bool,
+    /// Names by which it may be asked, beyond addresses and `localhost`.
+    pub(crate) hosts: Vec<String>,
     /// The agent's own CPU profile may be taken on the socket.
     pub(crate) self_profile: bool,
 }
@@ -148,8 +150,9 @@ pub(super) fn marks(root: &mut Map<'_>) -> marks::Config {
     let mut map = root.map("marks");
     let default = marks::Config::default();
     let interval = map.duration("interval", default.interval, (SECOND, HOUR));
+    let watched = services::read(&mut map);
     map.done();
-    marks::Config { interval, ..default }
+    marks::Config { interval, watched, ..default }
 }
 
 /// Reads `profile`.
@@ -249,9 +252,16 @@ pub(super) fn admin(root: &mut Map<'_>) -> Admin {
     let listen = parsed.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
     let socket = PathBuf::from(map.text_or("socket", SOCKET));
     let exposed = map.flag("exposed", false);
+    let hosts = map.texts("hosts");
+    let is_name = |host: &String| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+    };
+    if let Some(host) = hosts.iter().find(|host| !is_name(host)) {
+        map.reject("hosts", &format!("must be whole names without scheme, port or `*`, not `{host}`"));
+    }
     let self_profile = map.flag("self_profile", false);
     map.done();
-    Admin { listen, socket, exposed, self_profile }
+    Admin { listen, socket, exposed, hosts, self_profile }
 }
 
 /// Reads `log`.

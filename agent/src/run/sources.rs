@@ -23,21 +23,31 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Where the kubelet keeps the log of kubeadm's etcd; its pod is named after the node, and so is the member.
 const POD_LOGS: &str = "/var/log/pods";
 
-/// The members to watch: those that were named, and those that are found on this node.
-pub(crate) async fn targets(config: &Config) -> Vec<Target> {
-    found(config).await.0
+/// The members to watch, and what was seen while they were looked for.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Those that were named, and those that are found on this node.
+    pub(crate) targets: Vec<Target>,
+    /// What may not be done with those that were looked for, with the reason.
+    pub(crate) notes: Vec<String>,
+    /// Where members were looked for, a line each: for whoever found none.
+    pub(crate) looked: Vec<String>,
 }
 
-/// The members to watch, and what may not be done with those that were looked for, with the reason.
-pub(super) async fn found(config: &Config) -> (Vec<Target>, Vec<String>) {
-    let found = discovered(config).await;
+/// Looks for the members. Those in `known` that were found by their address alone are not knocked at again: etcd logs each
+/// plain-text request at a TLS port.
+pub(crate) async fn find(config: &Config, known: &[Target]) -> Found {
+    let found = discovered(config).await.remember(known);
     let mut targets = config.etcd.members.clone();
     for target in &mut targets {
         target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
     }
     let mut notes = Vec::new();
+    let mut looked =
+        vec!["discovery is off: only members that the configuration names are spoken to".to_owned()];
     if config.etcd.discovery {
         let reached = discover::probe_reachable(found).await;
+        looked = reached.describe();
         notes = reached.notes;
         for target in reached.targets {
             if !targets.iter().any(|known| is_same(known, &target)) {
@@ -45,12 +55,14 @@ pub(super) async fn found(config: &Config) -> (Vec<Target>, Vec<String>) {
             }
         }
     }
-    (targets, notes)
-}
-
-/// Where members were looked for, a line each: for whoever found none.
-pub(crate) async fn looked(config: &Config) -> Vec<String> {
-    discover::probe_reachable(discovered(config).await).await.describe()
+    for target in &mut targets {
+        target.login.clone_from(&config.etcd.login);
+        let open = target.client_url.as_deref().is_some_and(|url| url.starts_with("http://"));
+        if target.login.is_some() && open && !target.local {
+            notes.push(format!("{} is sent the password over the network in plain text", target.name));
+        }
+    }
+    Found { targets, notes, looked }
 }
 
 /// What /proc, certificates and variables tell; nobody is asked.
@@ -86,7 +98,7 @@ pub(super) fn spawn(
     for target in targets {
         members(pipeline, base, config, (target, &puts));
     }
-    let (watched, watched_end) = watch::channel(pids(targets));
+    let (watched, watched_end) = watch::channel(processes(targets));
     let mut reading = config.host.clone();
     reading.filesystems.extend(data_dirs(targets, &config.host.filesystems));
     let host = host::Host::new(PathBuf::from("/"), reading, watched_end, base.clock.clone(), ledger());
@@ -103,7 +115,7 @@ pub(super) fn spawn(
     pipeline.source("logs", follower.run(base.inbox.clone(), cancel()));
     let mut marks = config.marks.clone();
     marks.watched.extend(targets.iter().filter_map(marks::Watched::member));
-    let watch = marks::Watch::new(marks, base.clock.clone(), ledger());
+    let watch = marks::Watch::new(marks, base.clock.clone(), ledger()).knowing(base.announced.clone());
     pipeline.source("marks", watch.run(Arc::clone(&base.node), base.inbox.clone(), cancel()));
 }
 
@@ -147,7 +159,8 @@ fn members(
     }
     if target.client_url.is_some() && (target.local || config.etcd.remote) {
         let prober = probe::Prober::new(target, config.probe.clone(), base.clock.clone(), ledger());
-        pipeline.source("probe", prober.sharing(puts.clone()).run(base.inbox.clone(), cancel()));
+        let prober = prober.sharing(puts.clone()).following(base.rates.clone());
+        pipeline.source("probe", prober.run(base.inbox.clone(), cancel()));
     }
 }
 
@@ -176,11 +189,12 @@ fn profiled(target: &Target) -> Option<ProfileTarget> {
     }
 }
 
-fn pids(targets: &[Target]) -> Vec<host::Watched> {
-    targets
+/// The members' processes, and the agent's own.
+fn processes(targets: &[Target]) -> Vec<host::Watched> {
+    let members = targets
         .iter()
-        .filter_map(|target| Some(host::Watched { pid: target.pid?, role: Some(target.name.clone()) }))
-        .collect()
+        .filter_map(|target| Some(host::Watched { pid: target.pid?, role: Some(target.name.clone()) }));
+    members.chain([host::Watched { pid: std::process::id(), role: None }]).collect()
 }
 
 /// Keeps the pids of the members fresh, and tells when other members run here than at start.
@@ -197,13 +211,13 @@ async fn follow_members(
             () = cancel.cancelled() => return,
             _ = look.tick() => {}
         }
-        let now = targets(&config).await;
+        let now = find(&config, &started).await.targets;
         let changed = now.iter().any(|target| !started.iter().any(|known| is_same(known, target)));
         if changed && change.try_send(()).is_ok() {
             info!(members = now.len(), "other members run here now");
         }
         watched.send_if_modified(|known| {
-            let new = pids(&now);
+            let new = processes(&now);
             let changed = *known != new;
             *known = new;
             changed
@@ -223,12 +237,21 @@ mod tests {
             metrics_url: None,
             pprof_url: None,
             tls: Default::default(),
+            login: None,
             pid: Some(1),
             data_dir: data_dir.map(PathBuf::from),
             log_file: None,
             local: true,
             identity,
         }
+    }
+
+    #[test]
+    fn the_agent_watches_itself_beside_the_members() {
+        let watched = processes(&[target("m1", None)]);
+        let pids: Vec<(u32, Option<&str>)> =
+            watched.iter().map(|one| (one.pid, one.role.as_deref())).collect();
+        assert_eq!(pids, [(1, Some("m1")), (std::process::id(), None)]);
     }
 
     #[test]

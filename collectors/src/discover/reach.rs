@@ -186,6 +186,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_member_found_by_its_address_is_not_knocked_at_again() {
+        // A TLS server writes a line to its log for each of these requests.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("an address").to_string();
+        let tree = Tree::new("reach-once");
+        tree.process(1, &["init"], &[], 1);
+        let vars = BTreeMap::from([("ETCDCTL_ENDPOINTS".to_owned(), address)]);
+        let environment = Environment { root: tree.root().to_owned(), vars, node: "node-1".to_owned() };
+        let mut knocks = 0;
+        let serve = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("accept");
+                knocks += 1;
+                stream.write_all(&[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46]).await.expect("an alert");
+            }
+        };
+        let look = async {
+            let first = probe_reachable(find(&environment)).await;
+            let again = probe_reachable(find(&environment).remember(&first.targets)).await;
+            (first.targets, again.targets)
+        };
+        let (first, again) = tokio::select! {
+            () = serve => unreachable!("the listener goes on"),
+            found = look => found,
+        };
+        assert!(first[0].client_url.as_ref().is_some_and(|url| url.starts_with("https://")), "{first:?}");
+        assert_eq!(again[0].client_url, first[0].client_url);
+        // The client port, and its metrics page where it has one of its own.
+        assert_eq!(knocks, 1);
+    }
+
+    #[tokio::test]
     async fn another_server_on_the_port_is_left_alone() {
         let found = reached("reach-other", b"HTTP/1.1 200 OK\r\n\r\nhello").await;
         assert!(found.targets.is_empty(), "{:?}", found.describe());

@@ -11,6 +11,7 @@ use model::probe::ProbeOutcome;
 use tonic::Code;
 
 use super::ConnectError;
+use super::session::Session;
 
 /// Error chains are a handful deep; a longer one is cut.
 const CHAIN_MAX: usize = 12;
@@ -69,9 +70,25 @@ enum Phase {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Admission {
     refused: Arc<AtomicBool>,
+    session: Session,
 }
 
 impl Admission {
+    /// Of a connection with this user.
+    pub(super) fn of(session: Session) -> Admission {
+        Admission { session, ..Admission::default() }
+    }
+
+    /// The connection's user.
+    pub(crate) fn session(&self) -> Session {
+        self.session.clone()
+    }
+
+    /// Whether a call was turned away for a token that is being renewed: it says nothing of the member.
+    pub(crate) fn is_between_tokens(&self, outcome: &ProbeOutcome) -> bool {
+        *outcome == ProbeOutcome::NotPermitted && self.session.is_logging_in()
+    }
+
     /// The member answered a call.
     pub(crate) fn admitted(&self) {
         self.refused.store(false, Ordering::Relaxed);
@@ -80,7 +97,14 @@ impl Admission {
     /// How a failed call on this connection ended.
     pub(crate) fn outcome(&self, error: &Error) -> ProbeOutcome {
         match phase(error) {
-            Phase::Answer => self.admitted(),
+            Phase::Answer => {
+                self.admitted();
+                if let Error::GRpcStatus(status) = error
+                    && let Some(outcome) = self.session.answered(status.message())
+                {
+                    return outcome;
+                }
+            }
             Phase::Certificate => self.refused.store(true, Ordering::Relaxed),
             Phase::Unsent | Phase::Sent if self.refused.load(Ordering::Relaxed) => {
                 return ProbeOutcome::NotPermitted;
@@ -102,7 +126,8 @@ pub(crate) fn of_connect_error(error: &ConnectError) -> ProbeOutcome {
     }
 }
 
-fn of_error(error: &Error) -> ProbeOutcome {
+/// How a failed call ended, by itself.
+pub(super) fn of_error(error: &Error) -> ProbeOutcome {
     match (phase(error), error) {
         (Phase::Certificate, _) => ProbeOutcome::NotPermitted,
         (Phase::Connect | Phase::Unsent, _) => ProbeOutcome::Refused,

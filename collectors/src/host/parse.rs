@@ -8,6 +8,8 @@ use std::collections::HashSet;
 
 use model::host::{CpuTimes, Disk};
 
+pub mod cgroup;
+
 /// Block devices of one node; more are a storage server's, not etcd's.
 pub const DISKS_MAX: usize = 256;
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use model::host::{Filesystem, HostFact, Pressure, Process};
 
+use super::groups::Groups;
 use super::{FILESYSTEMS_MAX, HostError, PROCESSES_MAX, Watched, parse, sys};
 
 /// `/proc/stat` has a line a CPU and one of all interrupts: 100 KB on 256 CPUs; diskstats is smaller.
@@ -25,6 +26,7 @@ const SOCKET_FDS_MAX: usize = 16_384;
 pub(super) struct Reader {
     root: PathBuf,
     filesystems: Vec<PathBuf>,
+    groups: Groups,
     ticks_per_second: u64,
     page_bytes: u64,
 }
@@ -32,7 +34,13 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(root: PathBuf, mut filesystems: Vec<PathBuf>) -> Reader {
         filesystems.truncate(FILESYSTEMS_MAX);
-        Reader { root, filesystems, ticks_per_second: sys::ticks_per_second(), page_bytes: sys::page_bytes() }
+        Reader {
+            groups: Groups::new(&root),
+            root,
+            filesystems,
+            ticks_per_second: sys::ticks_per_second(),
+            page_bytes: sys::page_bytes(),
+        }
     }
 
     pub(super) fn read(&self, watched: &[Watched]) -> Result<HostFact, HostError> {
@@ -47,6 +55,7 @@ impl Reader {
             let known = block.is_dir();
             parse::diskstats(&text, |name| !known || block.join(name.replace('/', "!")).exists())
         });
+        self.groups.retain(|pid| watched.iter().any(|one| one.pid == pid));
         Ok(HostFact {
             cpus,
             cpu,
@@ -56,6 +65,7 @@ impl Reader {
             disks,
             filesystems: self.filesystems.iter().filter_map(|path| self.filesystem(path)).collect(),
             processes: watched.iter().take(PROCESSES_MAX).filter_map(|one| self.process(one)).collect(),
+            cgroup: self.groups.of_node().map(Box::new),
         })
     }
 
@@ -88,6 +98,7 @@ impl Reader {
             fds: files.as_ref().map(|files| files.count),
             threads: stat.threads,
             connections: files.and_then(|files| connections(&dir, &files.sockets?)),
+            cgroup: self.groups.of((watched.pid, stat.started_ticks)),
         })
     }
 }
@@ -121,7 +132,7 @@ fn connections(dir: &Path, sockets: &HashSet<u64>) -> Option<u64> {
 }
 
 /// A whole text file; `None` when it is missing, not permitted or longer than `bytes_max`.
-fn bounded(path: &Path, bytes_max: u64) -> Option<String> {
+pub(super) fn bounded(path: &Path, bytes_max: u64) -> Option<String> {
     let mut bytes = Vec::new();
     let read = File::open(path).ok()?.take(bytes_max + 1).read_to_end(&mut bytes).ok()?;
     if u64::try_from(read).unwrap_or(u64::MAX) > bytes_max {
@@ -157,6 +168,9 @@ mod tests {
         assert!(process.rss_bytes > 1 << 20 && process.threads > 0 && process.started_ticks > 0);
         assert!(process.fds.is_some_and(|fds| fds > 3));
         assert!(process.connections.is_some_and(|connections| connections >= 2), "{process:?}");
+        // Whichever version this machine has, and wherever its trees are mounted: it accounts for memory or CPU.
+        let group = process.cgroup.as_ref().expect("a group");
+        assert!(group.path.starts_with('/') && (group.cpu.is_some() || group.memory.is_some()), "{group:?}");
         let [filesystem] = fact.filesystems.as_slice() else { panic!("{:?}", fact.filesystems) };
         assert!(filesystem.path == "/tmp" && filesystem.total_bytes >= filesystem.available_bytes);
     }

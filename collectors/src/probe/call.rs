@@ -137,7 +137,9 @@ impl Call {
                 (ProbeOutcome::Ok, Some(value))
             }
         };
-        if let Some(place) = place {
+        if self.admission.is_between_tokens(&outcome) {
+            self.reach.ledger.add("agent_probe_skips_total", "token_expired", 1);
+        } else if let Some(place) = place {
             place.send(self.reach.record(kind, due, latency, outcome));
         }
         value

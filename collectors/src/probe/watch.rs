@@ -119,6 +119,9 @@ impl Watcher {
                 return false;
             }
         };
+        if response.canceled() {
+            self.admission.session().answered(response.cancel_reason());
+        }
         let revision = response.header().map_or(0, |header| header.revision());
         if let Some(failed) = self.position.progress(Signal {
             revision,
@@ -204,7 +207,7 @@ impl Position {
             return Some(ProbeOutcome::Grpc("OutOfRange".to_owned()));
         }
         if signal.canceled {
-            let denied = signal.reason.contains("ermission") || signal.reason.contains("user name");
+            let denied = ["ermission", "user name", "auth"].iter().any(|word| signal.reason.contains(word));
             let failed = if denied { ProbeOutcome::NotPermitted } else { ProbeOutcome::LeaderChanged };
             return Some(failed);
         }
@@ -263,6 +266,7 @@ mod tests {
             "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
             ProbeOutcome::NotPermitted,
         );
+        check("etcdserver: invalid auth token", ProbeOutcome::NotPermitted);
         check("etcdserver: no leader", ProbeOutcome::LeaderChanged);
         check("", ProbeOutcome::LeaderChanged);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use collectors::member::{Config as MemberConfig, MemberWatch};
-use collectors::probe::{Boost, Config, Prober, PutClock, Writes};
+use collectors::probe::{Boost, Config, Prober, PutClock, Rates, Writes};
 use model::ledger::Ledger;
 use model::probe::{ProbeKind, ProbeOutcome};
 use model::record::{Fact, Record};
@@ -165,6 +165,35 @@ async fn a_member_is_asked_less_than_twice_a_second() {
     // Forty seconds hold whole numbers of each kind: one of each may fall in beyond the rate.
     assert!((1.8..=2.05).contains(&per_second), "{per_second}");
     assert!((3..=5).contains(&accounts), "{accounts}");
+}
+
+#[tokio::test]
+async fn a_boost_asks_more_often_for_its_time_and_then_as_before() {
+    let server = Server::start("3.5", "boost", &[]).await;
+    let (inbox, mut records) = Records::new();
+    let cancel = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let (target, rates) = (server.target(), Rates::default());
+    let prober = Prober::new(&target, Config::default(), clock(), Ledger::default()).following(rates.clone());
+    tasks.spawn(prober.run(inbox, cancel.clone()));
+    let mut asked_in = async |seconds: u64| {
+        let total = async || server.calls().await.iter().map(|(_, calls)| calls).sum::<f64>();
+        let before = total().await;
+        records.during(Duration::from_secs(seconds)).await;
+        total().await - before
+    };
+    asked_in(1).await;
+    let usual = asked_in(8).await;
+    rates.boost(Boost { factor: 10.0, lasts: Duration::from_secs(5) }).expect("within bounds");
+    let boosted = asked_in(4).await;
+    asked_in(2).await;
+    let after = asked_in(8).await;
+    println!("calls: usual {usual} in 8 s, boosted {boosted} in 4 s, after {after} in 8 s");
+    // 1.1 a second, and ten times that; each kind may fall in once more or less, and a test that was held up skips some.
+    assert!((5.0..=12.0).contains(&usual), "{usual}");
+    assert!((25.0..=50.0).contains(&boosted), "{boosted}");
+    assert!((5.0..=12.0).contains(&after), "{after}");
+    assert_eq!(rates.running(), None);
 }
 
 macro_rules! versions {

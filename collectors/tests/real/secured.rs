@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use collectors::member::{Config as MemberConfig, MemberWatch};
 use collectors::probe::{Config, Prober, Writes};
-use collectors::target::Target;
+use collectors::target::{Login, Target};
 use collectors::tls::TlsFiles;
+use etcd_client::Permission;
 use model::inbox::Inbox;
 use model::ledger::Ledger;
 use model::member::MemberFact;
@@ -207,4 +208,120 @@ async fn etcd_3_5_wants_a_user() {
 #[tokio::test]
 async fn etcd_3_7_wants_a_user() {
     wants_a_user("3.7").await;
+}
+
+/// Auth with root, and a user that may read the agent's key and no more.
+async fn with_a_reader(server: &Server) {
+    let mut client = server.client().await;
+    client.user_add("root", "secret", None).await.expect("add the user");
+    client.role_add("root").await.expect("add the role");
+    client.user_grant_role("root", "root").await.expect("grant the role");
+    client.user_add("reader", "of probes", None).await.expect("add the user");
+    client.role_add("reader").await.expect("add the role");
+    let keys = Permission::read("/backburn/probe/").with_prefix();
+    client.role_grant_permission("reader", keys).await.expect("grant the permission");
+    client.user_grant_role("reader", "reader").await.expect("grant the role");
+    client.auth_enable().await.expect("enable auth");
+}
+
+type ByKind = BTreeMap<ProbeKind, Vec<String>>;
+
+/// Asks until the outcomes are as they should be: where the disk is shared, a login or a read may take seconds.
+async fn becomes(target: &Target, expected: impl Fn(&ByKind) -> bool) {
+    let mut last = ByKind::new();
+    for _ in 0..15 {
+        last.clear();
+        for (kind, outcome) in asked(target).await {
+            last.entry(kind).or_default().push(outcome);
+        }
+        last.values_mut().for_each(|outcomes| outcomes.dedup());
+        if expected(&last) {
+            return;
+        }
+    }
+    unreachable!("{}: {last:?}", target.name);
+}
+
+fn is(outcomes: &ByKind, kind: ProbeKind, expected: &str) -> bool {
+    outcomes.get(&kind).is_some_and(|outcomes| *outcomes == [expected])
+}
+
+async fn knows_its_user(version: &str) {
+    let mut server = Server::start(version, "user", &[]).await;
+    with_a_reader(&server).await;
+    let login = |user: &str, password: &str| {
+        let login = Some(Login::new(user, password));
+        Target { login, ..server.target() }
+    };
+    let good = |outcomes: &ByKind| outcomes.values().flatten().all(|outcome| outcome == "ok");
+    becomes(&login("root", "secret"), |seen| seen.len() == 8 && good(seen)).await;
+    let reader = login("reader", "of probes");
+    let reads = [ProbeKind::SerializableRead, ProbeKind::LinearizableRead, ProbeKind::Status];
+    becomes(&reader, |seen| {
+        reads.iter().all(|read| is(seen, *read, "ok")) && is(seen, ProbeKind::Put, "not_permitted")
+    })
+    .await;
+    becomes(&login("reader", "guessed"), |seen| is(seen, ProbeKind::LinearizableRead, "not_permitted")).await;
+
+    // A restarted member knows no token of its last life: a new one is asked for, and no read is blamed for it.
+    let (inbox, mut records) = Records::new();
+    let cancel = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    start(&mut tasks, &reader, inbox.clone(), &cancel);
+    let watch = MemberWatch::new(&reader, MemberConfig::default(), clock(), Ledger::default());
+    tasks.spawn(watch.run(inbox, cancel.clone()));
+    let mut listed = 0;
+    for _ in 0..30 {
+        for record in records.during(Duration::from_secs(1)).await {
+            if let Fact::Member(MemberFact::Answered(state)) = record.fact {
+                listed = state.members.len();
+            }
+        }
+        if listed > 0 {
+            break;
+        }
+    }
+    assert_eq!(listed, 1, "{version}: the list needs a user from 3.6 on");
+    server.kill();
+    records.during(Duration::from_millis(500)).await;
+    server.spawn();
+    let mut reads: Vec<String> = Vec::new();
+    for _ in 0..60 {
+        for record in records.during(Duration::from_secs(1)).await {
+            if let Fact::Probe(probe) = record.fact
+                && matches!(probe.kind, ProbeKind::SerializableRead | ProbeKind::LinearizableRead)
+            {
+                reads.push(probe.outcome.name().to_owned());
+            }
+        }
+        if reads.iter().filter(|outcome| *outcome == "ok").count() >= 10 {
+            break;
+        }
+    }
+    assert!(reads.iter().filter(|outcome| *outcome == "ok").count() >= 10, "{version}: {reads:?}");
+    assert!(!reads.contains(&"not_permitted".to_owned()), "{version}: {reads:?}");
+    cancel.cancel();
+    while tasks.join_next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn etcd_3_4_knows_its_user() {
+    knows_its_user("3.4").await;
+}
+
+#[tokio::test]
+async fn etcd_3_5_knows_its_user() {
+    knows_its_user("3.5").await;
+}
+
+#[tokio::test]
+async fn etcd_3_7_knows_its_user() {
+    knows_its_user("3.7").await;
+}
+
+#[tokio::test]
+async fn a_user_that_nobody_asks_for_does_no_harm() {
+    let server = Server::start("3.5", "open", &[]).await;
+    let target = Target { login: Some(Login::new("root", "secret")), ..server.target() };
+    becomes(&target, |seen| seen.len() == 8 && seen.values().flatten().all(|outcome| outcome == "ok")).await;
 }

@@ -95,7 +95,8 @@ impl Server {
         self.wait().await;
     }
 
-    fn spawn(&mut self) {
+    /// Starts the process; whoever may not ask it anything sees for himself when it answers.
+    pub(crate) fn spawn(&mut self) {
         let log = std::fs::File::create(self.dir.join("log")).expect("create the log");
         // The kernel ends the member with the test, however the test ends; `setpriv` becomes etcd, so the pid is etcd's.
         let child = Command::new("setpriv")
@@ -176,6 +177,7 @@ impl Server {
             metrics_url: None,
             pprof_url: None,
             tls: TlsFiles::default(),
+            login: None,
             pid: None,
             data_dir: None,
             log_file: None,

@@ -1,7 +1,7 @@
 //! Facts of members and of the node as metrics, under OpenTelemetry's names where it has one.
 //!
 //! Owns names and units: `system.*` and `process.*` follow the semantic conventions, `etcd.member.*` is what a member says of
-//! itself, `backburn.*` is what has no convention (pressure stalls, flushes, connections). Cumulative values stay cumulative
+//! itself, `backburn.*` is what has no convention (pressure stalls, flushes, connections, control groups). Cumulative values stay cumulative
 //! without a start time: the kernel does not tell it on the page. Refuses to compute rates.
 
 use model::host::{Disk, HostFact, Process};
@@ -12,6 +12,8 @@ use super::metrics::{CUMULATIVE, seconds};
 use super::pack::{Nest, Pack};
 use super::resource::Identity;
 use super::wire::{Value, Writer};
+
+mod cgroup;
 
 /// How a number behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +147,7 @@ pub(crate) fn host(identity: &Identity, record: &Record, fact: &HostFact, pack: 
     nest.enter(2, &scope);
     let mut lines = Lines { nest: &mut nest, time_ns: record.at.wall_ns };
     node(&mut lines, fact);
+    fact.cgroup.iter().for_each(|group| cgroup::write(&mut lines, group));
     fact.disks.iter().for_each(|device| disk(&mut lines, device));
     drop(nest);
     for process in &fact.processes {
@@ -227,4 +230,5 @@ fn watched(lines: &mut Lines<'_, '_, '_>, process: &Process) {
     if let Some(connections) = process.connections {
         lines.up_down("backburn.process.connections", "{connection}", number(connections));
     }
+    process.cgroup.iter().for_each(|group| cgroup::write(lines, group));
 }

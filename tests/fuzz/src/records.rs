@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use collectors::scrape::columns::Columns;
-use model::host::{CpuTimes, Disk, HostFact, Pressure, Process};
+use model::host::{Cgroup, CgroupCpu, CpuTimes, Disk, HostFact, Pressure, Process};
 use model::mark::{Mark, MarkKind, MarkSource};
 use model::member::{HashKv, ListedMember, MemberFact, MemberState};
 use model::origin::{MemberRef, Origin};
@@ -263,8 +263,19 @@ fn host(seed: &mut Seed<'_>) -> HostFact {
             started_ticks: seed.number(),
             cpu_ns: seed.number(),
             rss_bytes: seed.number(),
+            cgroup: seed.maybe(|seed| Cgroup {
+                path: seed.text(),
+                cpu: seed.maybe(|seed| CgroupCpu {
+                    usage_ns: seed.maybe(Seed::number),
+                    limit_millicpus: seed.maybe(Seed::number),
+                    throttled_ns: seed.number(),
+                    ..CgroupCpu::default()
+                }),
+                ..Cgroup::default()
+            }),
             ..Process::default()
         }),
+        cgroup: None,
     }
 }
 

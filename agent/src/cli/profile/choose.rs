@@ -45,9 +45,9 @@ pub(super) struct Endpoint {
 
 /// The member of that name, or the default one.
 pub(super) async fn choose(config: &Config, name: Option<&str>) -> Result<Chosen, Failure> {
-    let mut targets = sources::targets(config).await;
+    let sources::Found { mut targets, looked, .. } = sources::find(config, &[]).await;
     if targets.is_empty() {
-        for line in sources::looked(config).await {
+        for line in looked {
             tell(&line);
         }
         return Err(Failure::new(Exit::TargetDown, anyhow!("no etcd member found; name one with --config")));
@@ -136,7 +136,7 @@ pub(super) async fn endpoint(config: &Config, target: &Target) -> Result<Option<
 
 /// The refusal of a member whose certificate is not readable, with what discovery saw.
 async fn closed(config: &Config, target: &Target) -> Failure {
-    let seen: Vec<String> = sources::looked(config).await;
+    let seen = sources::find(config, &[]).await.looked;
     let denied =
         seen.iter().filter(|line| line.contains("permission denied") || line.contains("certificate"));
     let denied: Vec<&str> = denied.map(String::as_str).collect();

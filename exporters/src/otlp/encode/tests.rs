@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::finding::{CallTree, CaptureFailed, Edge, FoundBy, Span, Verdict};
-use model::host::{CpuTimes, Disk, Filesystem, HostFact, Pressure, Process};
+use model::host::{Cgroup, CgroupCpu, CgroupIo, CpuTimes, Disk, Filesystem, HostFact, Pressure, Process};
 use model::log::{LogBatch, LogEvent, Meaning, Receipt, ReceiptState, Severity, Step, Work};
 use model::member::{MemberFact, MemberState};
 use model::origin::{MemberRef, Origin};
@@ -448,6 +448,16 @@ fn the_node_speaks_semantic_conventions() {
             name: "etcd".to_owned(),
             fds: None,
             rss_bytes: 5,
+            cgroup: Some(Cgroup {
+                path: "/pod".to_owned(),
+                cpu: Some(CgroupCpu {
+                    limit_millicpus: Some(1_500),
+                    throttled_ns: 2_500_000_000,
+                    ..CgroupCpu::default()
+                }),
+                io: Some(CgroupIo { read_bytes: 1, write_bytes: 7 }),
+                ..Cgroup::default()
+            }),
             ..Process::default()
         }],
         ..HostFact::default()
@@ -461,6 +471,11 @@ fn the_node_speaks_semantic_conventions() {
     assert_eq!(find("system.disk.operation_time", "disk.io.direction", "write"), "AsDouble(1.5)");
     assert_eq!(find("system.filesystem.usage", "system.filesystem.state", "used"), "AsDouble(6.0)");
     assert_eq!(find("backburn.host.pressure.stall.time", "resource", "io"), "AsDouble(2.0)");
+    assert_eq!(find("backburn.cgroup.disk.io", "disk.io.direction", "write"), "AsDouble(7.0)");
+    let alone = |name: &str| points(&seen[name])[0].1.clone();
+    assert_eq!(alone("backburn.cgroup.cpu.throttled.time"), "AsDouble(2.5)");
+    assert_eq!(alone("backburn.cgroup.cpu.limit"), "AsDouble(1.5)");
+    assert!(!seen.contains_key("backburn.cgroup.memory.usage"), "not readable is not zero");
     assert!(!seen.contains_key("process.unix.file_descriptor.count"), "not permitted is not zero");
     let request: ExportMetricsServiceRequest = only(Signal::Metrics, &[record(Fact::Host(host))]);
     let process = resource(request.resource_metrics[1].resource.as_ref());
