@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     Ok,
     /// The check failed, or a replay differs.
     Failed,
+    /// The command line does not say enough.
+    Usage,
     /// The data is not what it should be.
     Data,
     /// The target does not answer.
@@ -38,6 +40,7 @@ impl Exit {
         match self {
             Exit::Ok => 0,
             Exit::Failed => 1,
+            Exit::Usage => 2,
             Exit::Data => 65,
             Exit::TargetDown => 69,
             Exit::Software => 70,

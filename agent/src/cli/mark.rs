@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Ended, Exit, Failure, runtime, say};
 use crate::admin::client::{self, Address};
+use crate::config::Places;
 
 /// Arguments of `agent mark`.
 #[derive(Debug, Args)]
@@ -14,18 +15,18 @@ pub(super) struct Mark {
     /// What was changed: a service's name as in its logs, or a member's name.
     #[arg(long)]
     target: String,
-    /// What it was changed to: image, version, build id.
+    /// What it was changed to: image, version, build id. A restart and planned work need none.
     #[arg(long)]
-    revision: String,
+    revision: Option<String>,
     /// Why.
     #[arg(long, value_enum, default_value = "rollout")]
     kind: Kind,
     /// The revision that this rollout undoes.
     #[arg(long)]
     rollback_of: Option<String>,
-    /// The agent's admin socket.
-    #[arg(long, default_value = crate::config::SOCKET)]
-    socket: PathBuf,
+    /// The agent's admin socket; by default that of your own agent, else the system's.
+    #[arg(long)]
+    socket: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -38,17 +39,22 @@ enum Kind {
 /// Sends the mark and prints the agent's answer.
 pub(super) fn mark(mark: &Mark) -> Ended {
     let kind = match mark.kind {
+        Kind::Rollout if mark.revision.is_none() => {
+            let error = anyhow!("a rollout must name what it puts in place: --revision REVISION");
+            return Err(Failure::new(Exit::Usage, error));
+        }
         Kind::Rollout => "rollout",
         Kind::Restart => "restart",
         Kind::Planned => "planned",
     };
     let body = serde_json::json!({
-        "target": mark.target, "revision": mark.revision, "kind": kind, "rollback_of": mark.rollback_of,
+        "target": mark.target, "revision": mark.revision.as_deref().unwrap_or_default(), "kind": kind, "rollback_of": mark.rollback_of,
     });
+    let socket = mark.socket.clone().unwrap_or_else(|| Places::ours().socket_to_ask());
     let answer = runtime()?
-        .block_on(client::post(&Address::Unix(mark.socket.clone()), "/mark", body.to_string()))
+        .block_on(client::post(&Address::Unix(socket.clone()), "/mark", body.to_string()))
         .with_context(|| {
-            format!("reach the agent at {} (is it running, and may you write there?)", mark.socket.display())
+            format!("reach the agent at {} (is it running, and may you write there?)", socket.display())
         })
         .map_err(|error| Failure::new(Exit::TargetDown, error))?;
     let text = answer.body;

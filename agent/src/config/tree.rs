@@ -111,12 +111,15 @@ pub(crate) fn load<'y>(file: &str, text: &'y str, notes: &Notes) -> Option<Marke
     }
     match MarkedYaml::load_from_str(text) {
         Ok(documents) if documents.len() > 1 => {
-            notes.problem(file, "has more than one document; keep one, without `---`".to_owned());
+            let text = "a second document begins here; keep one, without `---`".to_owned();
+            notes.at(Node { file, yaml: documents.get(1)? }, text);
             None
         }
         Ok(documents) => documents.into_iter().next(),
         Err(error) => {
-            notes.problem(file, format!("is not YAML: {error}"));
+            let mark = error.marker();
+            let place = format!("{file}:{}:{}", mark.line(), mark.col() + 1);
+            notes.problem(&place, format!("is not YAML: {}", error.info()));
             None
         }
     }
@@ -503,9 +506,14 @@ mod tests {
 
     #[test]
     fn what_is_not_yaml_is_one_problem() {
-        let told = problems("scrape: [1,\n");
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].starts_with("agent.yaml: is not YAML: "), "{told:?}");
+        let check = |text: &str, expected: &str| {
+            let told = problems(text);
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].starts_with(expected), "{told:?}");
+        };
+        check("scrape: [1,\n", "agent.yaml:2:1: is not YAML: ");
+        check("scrape:\n  interval: 1s\n body_max: 1\n", "agent.yaml:3:2: is not YAML: ");
+        check("enforce: true\n---\nenforce: false\n", "agent.yaml:3:1: a second document begins here");
     }
 
     /// The first one overflowed the stack of the loader; of the second, the loader has a bound of its own.

@@ -48,8 +48,11 @@ pub(super) async fn found(config: &Config) -> (Vec<Target>, Vec<String>) {
     (targets, notes)
 }
 
-/// Where members were looked for, a line each: for whoever found none.
+/// Where members were looked for, a line each: for whoever found none. Nobody is asked where discovery is off.
 pub(crate) async fn looked(config: &Config) -> Vec<String> {
+    if !config.etcd.discovery {
+        return vec!["no member was looked for: etcd.discovery is off".to_owned()];
+    }
     discover::probe_reachable(discovered(config).await).await.describe()
 }
 
