@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, one exit code a kind of trouble.
 
+mod again;
 mod check;
 mod mark;
 mod profile;

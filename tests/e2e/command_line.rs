@@ -1,10 +1,10 @@
 //! `check`, `validate`, `mark` and `version` as an operator meets them: what they print, from where, and how they end.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
-    agent::Finished,
+    agent::{Agent, Finished},
     daemon::{self, Seat},
     etcd::{Cluster, Member, Options, Version},
 };
@@ -125,6 +125,15 @@ fn marks(seat: &Seat, agent: &daemon::Daemon) -> Result<()> {
         let text = format!("{}{}", told.stdout, told.stderr);
         ensure!(code(&told) == Some(wanted) && text.contains(said), "{args:?}: {told:?}");
     }
+    let closed = fs::Permissions::from_mode(0o000);
+    fs::set_permissions(socket, closed)?;
+    let args = ["mark", "--target", "orders", "--revision", "v 2", "--socket", socket];
+    let dir = seat.folder().path().join("command");
+    let told = Agent::run_as_stranger(&dir, &args, &[], SOON)?;
+    ensure!(code(&told) == Some(77), "{told:?}");
+    let command = told.stderr.lines().last().and_then(|line| line.strip_prefix("run: sudo /"));
+    let ends = format!(" mark --target orders --revision 'v 2' --socket {socket}");
+    ensure!(command.is_some_and(|command| command.ends_with(&ends)), "{told:?}");
     agent.wait_for("the target that was rolled out", SOON, |board| {
         daemon::decision(board, "orders").is_some().then_some(())
     })
@@ -153,7 +162,7 @@ fn check_tells_members_in_a_table_and_in_json_with_and_without_a_daemon() {
     let args = ["mark", "--target", "orders", "--revision", "v2", "--socket", socket.to_str().unwrap()];
     let told = seat.command(&args, &[]).unwrap();
     assert_eq!(code(&told), Some(69), "{told:?}");
-    assert!(told.stderr.contains("is it running, and may you write there?"), "{told:?}");
+    assert!(told.stderr.contains("(is it running?): connect: No such file"), "{told:?}");
 }
 
 #[test]

@@ -241,7 +241,7 @@ fn the_rest_is_told(report: &str) -> Result<()> {
     let cpu = line("CPU ")?;
     ensure!(cpu.contains("RSS ") && cpu.contains("MiB") && cpu.contains("GC cycles "), "{cpu}");
     let disk = line("WAL fsync p99 ")?;
-    ensure!(disk.contains("ms (n ") && disk.contains("backend commit p99 "), "{disk}");
+    ensure!(disk.contains("s (n ") && disk.contains("backend commit p99 "), "{disk}");
     ensure!(line("slow lines: ")?.contains("(longest "), "{report}");
     line("goroutines: ")?;
     line("node: ")?;

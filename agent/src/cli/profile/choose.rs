@@ -16,7 +16,7 @@ use profile::capture::ProfileTarget;
 use profile::fetch;
 
 use super::page::Pages;
-use crate::cli::{Exit, Failure, tell};
+use crate::cli::{Exit, Failure, again, tell};
 use crate::config::Config;
 use crate::run::sources;
 
@@ -199,11 +199,9 @@ enum Cure {
 
 /// What was asked, once more with what it takes.
 fn command(asked: &[String], name: &str, cure: &Cure) -> String {
-    let program = std::env::current_exe().map_or("agent".to_owned(), |path| path.display().to_string());
-    let mut words = vec![quoted(&program)];
-    words.extend(asked.iter().skip(1).map(|word| quoted(word)));
+    let mut words = again::words(asked);
     if !asked.iter().any(|word| word == "--name" || word.starts_with("--name=")) {
-        words.extend(["--name".to_owned(), quoted(name)]);
+        words.extend(["--name".to_owned(), again::quoted(name)]);
     }
     let again = words.join(" ");
     let configured = asked.iter().any(|word| word == "--config" || word.starts_with("--config="));
@@ -215,15 +213,6 @@ fn command(asked: &[String], name: &str, cure: &Cure) -> String {
             format!("ETCDCTL_CACERT=CA.crt ETCDCTL_CERT=CLIENT.crt ETCDCTL_KEY=CLIENT.key {again}")
         }
     }
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]
