@@ -377,6 +377,14 @@ fn not_permitted() -> Result<()> {
     ensure!(told.stderr.contains("client.key") && told.bytes.is_empty(), "{}", told.stderr);
     fs::set_permissions(&certs.key, fs::Permissions::from_mode(0o600))?;
 
+    // A folder that cannot be made is told before the capture, with the way around it.
+    let sealed = folder.path().join("agent.yaml/out");
+    let sealed = sealed.to_str().context("path")?;
+    let asked_for_a_folder = ["--profile", "--config", config, "--out", sealed];
+    let told = Agent::run(folder.path(), &asked_for_a_folder, &[], SOON)?;
+    let around = format!("--profile --config {config} --out - > profile.tar");
+    ensure!(!told.status.success() && told.stderr.trim_end().ends_with(&around), "{told:?}");
+
     // What sudo would do.
     let done = Agent::run(folder.path(), &asked, &[], SOON)?;
     ensure!(code(&done) == Some(0), "{}", done.stderr);
