@@ -2,6 +2,7 @@
 //!
 //! Owns composing the parts' checked configurations and saying where each value came from. No part sees another's.
 
+mod depth;
 mod etcd;
 mod parts;
 mod places;
