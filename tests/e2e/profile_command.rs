@@ -360,9 +360,10 @@ fn not_permitted() -> Result<()> {
     let folder = Folder::new("profile-barred")?;
     let (member, certs) = (cluster.member(1)?, cluster.certs().context("no certificates")?);
     let (ca, cert, key) = (certs.cacert.display(), certs.cert.display(), certs.key.display());
-    let client = member.client_url();
+    let (client, log) = (member.client_url(), member.log_path());
+    let log = log.display();
     let text = format!(
-        "etcd: {{ members: [ {{ name: m1, client: \"{client}\", pprof: \"{client}\", ca: \"{ca}\", cert: \"{cert}\", key: \"{key}\" }} ] }}\n"
+        "etcd: {{ members: [ {{ name: m1, client: \"{client}\", pprof: \"{client}\", ca: \"{ca}\", cert: \"{cert}\", key: \"{key}\", log: \"{log}\" }} ] }}\n"
     );
     let config = folder.write("agent.yaml", &text)?;
     let config = config.to_str().context("path")?;
@@ -389,6 +390,14 @@ fn not_permitted() -> Result<()> {
     let done = Agent::run(folder.path(), &asked, &[], SOON)?;
     ensure!(code(&done) == Some(0), "{}", done.stderr);
     is_the_whole_tar(&done)?;
+
+    // A log that is another user's takes its lines away and nothing else.
+    fs::set_permissions(&certs.key, fs::Permissions::from_mode(0o644))?;
+    fs::set_permissions(member.log_path(), fs::Permissions::from_mode(0o000))?;
+    let done = Agent::run_as_stranger(folder.path(), &asked, &[], SOON)?;
+    ensure!(code(&done) == Some(0), "{}", done.stderr);
+    let unread = format!("slow lines: the member's log {log} is not readable");
+    ensure!(done.stderr.contains(&unread), "{}", done.stderr);
 
     // Found on the node, by a user with no certificate at all: root would have none either.
     let address = member.client_address().to_string();
