@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, one exit code a kind of trouble.
 
+mod again;
 mod boost;
 mod check;
 mod mark;
@@ -22,6 +23,8 @@ pub(crate) enum Exit {
     Ok,
     /// The check failed, or a replay differs.
     Failed,
+    /// The command line does not say enough.
+    Usage,
     /// The data is not what it should be.
     Data,
     /// The target does not answer.
@@ -39,6 +42,7 @@ impl Exit {
         match self {
             Exit::Ok => 0,
             Exit::Failed => 1,
+            Exit::Usage => 2,
             Exit::Data => 65,
             Exit::TargetDown => 69,
             Exit::Software => 70,

@@ -2,8 +2,10 @@
 //!
 //! Owns composing the parts' checked configurations and saying where each value came from. No part sees another's.
 
+mod depth;
 mod etcd;
 mod parts;
+mod places;
 mod services;
 mod signals;
 mod tree;
@@ -19,14 +21,10 @@ use exporters::otlp::{Endpoint, Signal};
 use crate::cli::Source;
 pub(crate) use etcd::Etcd;
 pub(crate) use parts::{Admin, Logging, Profiling};
+pub(crate) use places::Places;
 use tree::{FILE_BYTES_MAX, Map, Node, Notes, read_text};
 pub(crate) use tree::{Problem, Provenance};
 pub(crate) use units::parse_duration;
-
-/// Where the admin socket is when nobody says otherwise.
-pub(crate) const SOCKET: &str = "/run/backburn/agent.sock";
-/// Where state is kept when nobody says otherwise.
-const STATE_DIR: &str = "/var/lib/backburn";
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
@@ -117,7 +115,8 @@ fn compose(files: &[(String, String)], variables: &BTreeMap<String, String>, not
     let nodes = documents.iter().map(|(name, yaml)| Node { file: name, yaml }).collect();
     let mut root = Map::root(nodes, &notes);
     let node = node(&mut root, variables, &notes);
-    let state_dir = PathBuf::from(root.text_or("state_dir", STATE_DIR));
+    let places = Places::of(variables);
+    let state_dir = PathBuf::from(root.text_or("state_dir", &places.state_dir.to_string_lossy()));
     let config = Config {
         etcd: etcd::read(&mut root, variables, &notes, &node),
         scrape: parts::scrape(&mut root),
@@ -130,7 +129,7 @@ fn compose(files: &[(String, String)], variables: &BTreeMap<String, String>, not
         engine: parts::engine(&mut root),
         rollback: signals::rollback(&mut root, &state_dir),
         otlp: signals::otlp(&mut root, variables, &notes, &node),
-        admin: parts::admin(&mut root),
+        admin: parts::admin(&mut root, &places.socket),
         logging: parts::logging(&mut root),
         node,
         state_dir,

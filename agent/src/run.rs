@@ -262,6 +262,9 @@ fn describe(config: &Config, found: &sources::Found) {
             log = target.log_file.as_ref().map(|path| path.display().to_string()), probed, "watching"
         );
         info!(member = %target.name, "sent to it: {}", calls(config, target, probed).join("; "));
+        if let Some(why) = target.log_file.as_deref().and_then(closed) {
+            info!("{}'s log is not followed: {why}", target.name);
+        }
     }
     // Where nobody was found they are among the places that were looked at.
     for note in notes.iter().filter(|_| !targets.is_empty()) {
@@ -282,6 +285,14 @@ fn describe(config: &Config, found: &sources::Found) {
     if config.rollback.receivers.is_empty() && config.verdict_enforced() {
         warn!("verdict.enforce is on and rollback has no receivers: nobody would be told");
     }
+}
+
+/// Why a file that is there is not ours to read.
+fn closed(path: &Path) -> Option<String> {
+    // A pipe's other end would be waited for.
+    let file = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+    let error = file.and_then(|_| std::fs::File::open(path).err())?;
+    Some(format!("{}: {error}", path.display()))
 }
 
 /// Every call that one member gets while nothing is wrong, with its rate.

@@ -17,6 +17,10 @@ mod receivers;
 mod processes;
 // The binary's answers and exit codes, on real clusters of every release line.
 mod binary;
+// `check`, `validate`, `mark`, `version`: what they print and how they end.
+mod command_line;
+// `agent --profile`: line one, files, and who may not.
+mod profile_command;
 // Every release line: metrics, probes, board and check, over each protocol and compression.
 mod versions;
 // Members killed, frozen and deposed: probes tell which, and no rollout is blamed.

@@ -14,12 +14,16 @@ use serde_json::Value;
 /// As for a rollback.
 const SOON: Duration = Duration::from_secs(90);
 
+/// Probes of a kind at a member before the trouble begins: what the detector needs, and two.
+const LEARNT: u64 = 14;
+
 /// One half hour east of where the whole hours are, one west: whoever prints local time is found out.
 const ZONES: [&str; 3] = ["UTC", "Asia/Kolkata", "America/St_Johns"];
 
-const RATES: &str = "profile: { enabled: false }
+/// Baselines of three members within the first seconds, before anything is rolled out.
+const RATES: &str = "profile: { cpu: 1s, baseline_cpu: 1s }
 probe: { writes: true, serializable_read_hz: 0.2, linearizable_read_hz: 0.3, status_hz: 0, lease_hz: 0.5, put_hz: 0 }
-slo: { write_limit: 32ms }
+slo: { write_limit: 64ms }
 ";
 
 /// Records until the rollback was decided and taken back, and gives what the board showed last.
@@ -35,9 +39,17 @@ fn record(seat: &Seat) -> Result<Value> {
     incident.play(|| {
         seat.mark(&["--target", "orders", "--revision", "v1"])?;
         agent.wait_for("pass for v1", SOON, is("pass"))?;
+        // A change of latency is told from a baseline of a dozen probes of a kind.
+        agent.wait_for("a baseline of writes", SOON, |board| {
+            let enough = |name| daemon::probes(board, name, "lease_grant").is_some_and(|(n, _)| n >= LEARNT);
+            ["m1", "m2", "m3"].into_iter().all(enough).then_some(())
+        })?;
         seat.mark(&["--target", "orders", "--revision", "v2"])?;
         incident.turn_bad();
         agent.wait_for("rollback of v2", SOON, is("rollback"))?;
+        agent.wait_for("what changed in the profile", SOON, |board| {
+            (!daemon::findings(board, "profile_diff").is_empty()).then_some(())
+        })?;
         incident.turn_good();
         seat.mark(&["--target", "orders", "--revision", "v1b", "--rollback-of", "v2"])?;
         last = agent.wait_for("pass after the put-back", SOON, is("pass"))?;
@@ -71,11 +83,38 @@ fn the_same_anywhere(seat: &Seat, file: &Path, last: &Value) -> Result<Finished>
         .filter_map(|line| line.pointer("/decision/state")?.as_str())
         .collect();
     ensure!(states.contains(&"rollback") && states.last() == Some(&"pass"), "{states:?}");
+    is_profiled(seat, file, &said)?;
     // The board is what the recording run itself concluded, read over another way than the recording.
     for shown in last["findings"].as_array().context("no findings")? {
         ensure!(said.iter().any(|line| line["finding"] == *shown), "shown, not said again: {shown:#}");
     }
     Ok(here)
+}
+
+/// The capture was recorded whole, with the baseline it is held against, and the diff is drawn from it again.
+fn is_profiled(seat: &Seat, file: &Path, said: &[Value]) -> Result<()> {
+    let diffs = said.iter().filter_map(|line| line.pointer("/finding/conclusion/profile_diff"));
+    // On a busy host a member may have no CPU for a second; its goroutines are always there.
+    let diff = diffs.clone().find(|diff| diff["kind"] == "goroutine");
+    let diff = diff.with_context(|| format!("what is said again: {:?}", diffs.collect::<Vec<_>>()))?;
+    ensure!(diff["baseline"] == "before_marker" && diff["after_samples"].as_u64() > Some(0), "{diff:#}");
+    let asked = said.iter().any(|line| {
+        line["finding"]["id"] == diff["finding"] && line.pointer("/finding/conclusion/regression").is_some()
+    });
+    ensure!(asked, "no regression asked for it: {diff:#}");
+    let path = file.to_str().context("path")?;
+    let with_records = seat.command(&["replay", path, "--records"], &[])?;
+    let capture = lines(&with_records)?.into_iter().find_map(|line| {
+        let capture = line.pointer("/record/fact/Capture")?.clone();
+        (capture["request"] == diff["request"]).then_some(capture)
+    });
+    let done = capture.as_ref().and_then(|capture| capture.pointer("/outcome/Done"));
+    let done = done.with_context(|| format!("no capture is recorded: {diff:#}"))?;
+    for side in ["before", "after"] {
+        let counts = done[side]["counts"].as_array().map_or(0, Vec::len);
+        ensure!(counts > 0, "the capture has no {side}");
+    }
+    Ok(())
 }
 
 /// Where the blocks of a recording end: behind a mark and a version each is a length and as many bytes.

@@ -2,12 +2,19 @@
 //!
 //! Other stories' members run on this node too, and are found as well: every check is about its own.
 
-use std::{thread, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::PermissionsExt,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
     daemon::{self, Daemon, Seat},
     etcd::{Cluster, Member, Options, Version},
+    http,
     process::{Signal, wait_until},
 };
 use serde_json::Value;
@@ -39,11 +46,58 @@ fn is_watched(board: &Value, member: &Member) -> Option<()> {
     (whole && read("serializable_read").is_some() && read("linearizable_read").is_some()).then_some(())
 }
 
+/// How often each gRPC method was called at a member, by its own count.
+fn calls(member: &Member) -> Result<BTreeMap<String, u64>> {
+    let address = member.metrics_url().trim_start_matches("http://").parse()?;
+    let page = http::get(address, "/metrics", SOON)?.body;
+    let started = page.lines().filter(|line| line.starts_with("grpc_server_started_total{"));
+    let mut calls = BTreeMap::new();
+    for line in started {
+        let method = line.split("grpc_method=\"").nth(1).and_then(|rest| rest.split('"').next());
+        let count = line.rsplit(' ').next().context("no value")?.parse::<f64>()?;
+        *calls.entry(method.context("no method")?.to_owned()).or_default() += count as u64;
+    }
+    ensure!(!calls.is_empty(), "etcd counts no calls");
+    Ok(calls)
+}
+
+/// Where a process's sockets lead to, as the kernel writes it: `0100007F` is 127.0.0.1.
+fn peers(pid: u32) -> Result<BTreeSet<String>> {
+    let links =
+        fs::read_dir(format!("/proc/{pid}/fd"))?.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let sockets: BTreeSet<String> = links
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned()))
+        .collect();
+    let mut peers = BTreeSet::new();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let rows = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        for row in rows.lines().skip(1) {
+            let fields: Vec<&str> = row.split_ascii_whitespace().collect();
+            if fields.get(9).is_some_and(|inode| sockets.contains(*inode)) {
+                peers.insert(
+                    fields.get(2).and_then(|peer| peer.split(':').next()).context("no peer")?.to_owned(),
+                );
+            }
+        }
+    }
+    Ok(peers)
+}
+
+/// The agent told nobody beyond this host: every peer of its sockets is loopback's, or nobody yet.
+fn nothing_leaves(pid: u32) -> Result<()> {
+    let peers = peers(pid)?;
+    let is_here =
+        |peer: &str| peer.ends_with("7F") || peer.ends_with("01000000") || peer.bytes().all(|b| b == b'0');
+    ensure!(peers.contains("0100007F"), "no socket to etcd is seen: {peers:?}");
+    ensure!(peers.iter().all(|peer| is_here(peer)), "somebody else is spoken to: {peers:?}");
+    Ok(())
+}
+
 fn finds_and_reads_only(version: Version) -> Result<()> {
     let cluster = Cluster::start(version, 1, &Options::default())?;
     let member = cluster.member(1)?;
     cluster.put("/somebody/else's", "key")?;
-    let before = member.status()?.revision;
+    let (before, calls_before) = (member.status()?.revision, calls(member)?);
     let seat = Seat::new(&format!("zero-{version}"))?;
     // Nothing but where its files, its port and its socket lie: the defaults are the host's own.
     seat.configure("")?;
@@ -60,13 +114,26 @@ fn finds_and_reads_only(version: Version) -> Result<()> {
     ensure!(kinds.iter().all(|kind| reads.contains(&kind.as_str())), "more than reads were sent: {kinds:?}");
     let after = member.status()?.revision;
     ensure!(before == after, "revision {before} then {after}: somebody wrote");
+    // A lease leaves no revision behind; etcd's own count of calls has it.
+    let grown = calls(member)?.into_iter().filter(|(method, n)| calls_before.get(method) != Some(n));
+    let sent: BTreeSet<String> = grown.map(|(method, _)| method).collect();
+    let harmless = ["Range", "Status", "MemberList", "Alarm"];
+    ensure!(sent.iter().all(|method| harmless.contains(&method.as_str())), "etcd counts {sent:?}");
+    ensure!(sent.contains("Range") && sent.contains("MemberList"), "etcd counts {sent:?}");
+    nothing_leaves(agent.agent.pid())?;
 
     let said = agent.agent.stderr();
     let port = member.client_address().port().to_string();
     let barred = "m1 serves no profiles: it was started without --enable-pprof";
-    for wanted in ["dry run", "no OTLP endpoint: nothing leaves this node", "no writes", barred, &port] {
+    let sent = "sent to it: its metrics page every 1s; Status every 10s, MemberList every third time; \
+        serializable reads, 0.5 a second; linearizable reads, 0.5 a second; Status, 0.1 a second; no writes";
+    for wanted in ["dry run", "no OTLP endpoint: nothing leaves this node", sent, barred, &port] {
         ensure!(said.contains(wanted), "it does not say {wanted:?}: {said}");
     }
+    let mode = |name: &str| -> Result<u32> {
+        Ok(fs::metadata(seat.folder().path().join(name))?.permissions().mode() & 0o777)
+    };
+    ensure!(mode("agent.sock")? == 0o600 && mode("state")? == 0o700, "the door is open");
     agent.stop()?;
     let files = seat.folder().files("state")?;
     ensure!(files.len() >= 2, "state and checkpoint: {files:?}");

@@ -6,6 +6,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs::{self, File},
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     time::Duration,
@@ -27,6 +28,9 @@ pub fn binary() -> Result<PathBuf> {
     })
 }
 
+/// `nobody`: owns nothing, and is in no group.
+const STRANGER: u32 = 65_534;
+
 /// A running agent with its output in files. Dropping it kills it.
 #[derive(Debug)]
 pub struct Agent {
@@ -40,8 +44,10 @@ pub struct Agent {
 pub struct Finished {
     /// Its exit code, or the signal that ended it.
     pub status: ExitStatus,
-    /// Everything on standard output.
+    /// Everything on standard output, as text.
     pub stdout: String,
+    /// Everything on standard output, as it came.
+    pub bytes: Vec<u8>,
     /// Everything on standard error.
     pub stderr: String,
 }
@@ -74,20 +80,69 @@ impl Agent {
         Ok(Agent { process: Process::spawn("agent", command)?, stdout, stderr })
     }
 
-    /// Runs `agent ARGS…` to its end, which must come within `limit`.
+    /// Runs `agent ARGS…` in `dir` to its end, which must come within `limit`.
     pub fn run<A: AsRef<OsStr>>(
         dir: &Path,
         args: &[A],
         variables: &[(&str, &str)],
         limit: Duration,
     ) -> Result<Finished> {
+        let mut command = Command::new(binary()?.canonicalize()?);
+        command.args(args).envs(variables.iter().copied());
+        Agent::to_its_end(dir, command, limit)
+    }
+
+    /// As [`Agent::run`], for a user who may not read what is private: `nobody` where the test is root's, else the test's
+    /// own. A file of mode 0 is closed to the one as to the other.
+    pub fn run_as_stranger<A: AsRef<OsStr>>(
+        dir: &Path,
+        args: &[A],
+        variables: &[(&str, &str)],
+        limit: Duration,
+    ) -> Result<Finished> {
+        // A home directory is closed to others, and the build lies in one: the stranger gets a copy.
+        let copy = dir.join("agent");
+        if !copy.exists() {
+            fs::copy(binary()?, &copy).context("copy the agent")?;
+        }
+        let mut command = Command::new(copy);
+        command.args(args).envs(variables.iter().copied());
+        if is_root() {
+            command.uid(STRANGER).gid(STRANGER);
+        }
+        Agent::to_its_end(dir, command, limit)
+    }
+
+    /// As [`Agent::run`], on a node of its own: no process and no address of this one is seen. `None` where the kernel
+    /// allows us no namespaces, as in most containers.
+    pub fn run_alone<A: AsRef<OsStr>>(dir: &Path, args: &[A], limit: Duration) -> Result<Option<Finished>> {
+        let alone = || {
+            let mut command = Command::new("unshare");
+            if !is_root() {
+                command.args(["--user", "--map-root-user"]);
+            }
+            command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--net"]);
+            command
+        };
+        let allowed = alone().arg("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            return Ok(None);
+        }
+        let mut command = alone();
+        command.arg(binary()?.canonicalize()?).args(args);
+        Agent::to_its_end(dir, command, limit).map(Some)
+    }
+
+    fn to_its_end(dir: &Path, mut command: Command, limit: Duration) -> Result<Finished> {
         for output in ["agent.stdout", "agent.stderr"] {
             // Usually there is none: what counts is that the answer is this run's.
             fs::remove_file(dir.join(output)).ok();
         }
-        let agent = Agent::start(dir, args, variables)?;
+        command.current_dir(dir);
+        let agent = Agent::spawn(dir, command)?;
         let status = agent.process.wait(limit).with_context(|| format!("agent wrote: {}", agent.stderr()))?;
-        Ok(Finished { status, stdout: agent.stdout(), stderr: agent.stderr() })
+        let bytes = fs::read(&agent.stdout)?;
+        Ok(Finished { status, stdout: agent.stdout(), bytes, stderr: agent.stderr() })
     }
 
     /// Its process id.
@@ -140,6 +195,10 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
 }
 
 fn read(path: &Path) -> String {

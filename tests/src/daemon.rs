@@ -223,12 +223,14 @@ fn last(text: &str) -> String {
     lines.split_at(lines.len().saturating_sub(LINES)).1.join("\n")
 }
 
-/// The `etcd` part of a configuration: these members by name and nothing else, their logs followed on demand.
+/// The `etcd` part of a configuration: these members by name and nothing else, with their profiles where they serve any,
+/// their logs followed on demand.
 pub fn named(cluster: &Cluster, logs: bool) -> String {
     let entry = |member: &Member| {
         let log = if logs { format!(", log: {}", member.log_path().display()) } else { String::new() };
         let (name, client, metrics) = (member.name(), member.client_url(), member.metrics_url());
-        format!("    - {{ name: {name}, client: {client}, metrics: {metrics}/metrics{log} }}\n")
+        let pprof = if member.serves_profiles() { format!(", pprof: \"{client}\"") } else { String::new() };
+        format!("    - {{ name: {name}, client: {client}, metrics: {metrics}/metrics{pprof}{log} }}\n")
     };
     let members: String = cluster.into_iter().map(entry).collect();
     format!("etcd:\n  members:\n{members}")

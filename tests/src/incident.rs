@@ -37,9 +37,9 @@ pub struct Incident {
 }
 
 impl Incident {
-    /// Starts the cluster; the service logs below `dir`.
+    /// Starts the cluster, which serves profiles; the service logs below `dir`.
     pub fn new(version: Version, dir: &Path) -> Result<Incident> {
-        let cluster = Cluster::start(version, 3, &Options::default())?;
+        let cluster = Cluster::start(version, 3, &Options { pprof: true, ..Options::default() })?;
         Ok(Incident { cluster, orders: Service::new(dir, "orders"), revision: AtomicU8::new(GOOD) })
     }
 

@@ -59,6 +59,8 @@ struct Checked {
     members: Vec<Row>,
     /// What is wrong with the members taken together, as seen now or by the daemon.
     warnings: Vec<String>,
+    /// The worst state of the daemon's objectives; `unknown` without a daemon.
+    slo: String,
     /// The daemon's board; `None` where no daemon runs or it cannot be asked.
     daemon: Option<Board>,
     /// Why there is none.
@@ -124,7 +126,16 @@ async fn all(config: &Config, socket: &Path) -> Result<Checked, Failure> {
     };
     let warnings = warnings(seen.warnings(), daemon.as_ref());
     let members = seen.board(clock.now()).into_iter().map(row).collect();
-    Ok(Checked { schema_version: 1, members, warnings, daemon, daemon_unknown })
+    let slo = worst(daemon.as_ref()).to_owned();
+    Ok(Checked { schema_version: 1, members, warnings, slo, daemon, daemon_unknown })
+}
+
+/// One word for a script: what burns is worse than what nobody could judge, and that is worse than what is well.
+fn worst(daemon: Option<&Board>) -> &str {
+    let order = ["ok", "no_traffic", "no_data", "burning"];
+    let rank = |state: &str| order.iter().position(|known| *known == state);
+    let states = daemon.into_iter().flat_map(|board| &board.slos).map(|slo| slo.state.as_str());
+    states.max_by_key(|state| rank(state)).unwrap_or("unknown")
 }
 
 /// Our own, and what the daemon alone knows: it hashes the data once in a while, a check never does.
@@ -204,7 +215,7 @@ async fn daemon(socket: &Path, port: SocketAddr) -> Result<Board, String> {
         Ok(answer) => answer,
         Err(error) => client::get(&Address::Tcp(port), "/verdict")
             .await
-            .map_err(|_| format!("no agent at {}: {error}", socket.display()))?,
+            .map_err(|_| format!("no agent at {}: {:#}", socket.display(), anyhow::Error::from(error)))?,
     };
     serde_json::from_str(&answer.body).map_err(|error| format!("the agent's answer is not a board: {error}"))
 }
@@ -216,7 +227,24 @@ fn name(member: &BoardMember) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Board, warnings};
+    use model::board::BoardSlo;
+
+    use super::{Board, warnings, worst};
+
+    #[test]
+    fn the_worst_objective_is_the_one_word() {
+        let check = |states: &[&str], expected: &str| {
+            let slos =
+                states.iter().map(|state| BoardSlo { state: (*state).to_owned(), ..BoardSlo::default() });
+            let board = Board { slos: slos.collect(), ..Board::default() };
+            assert_eq!(worst(Some(&board)), expected, "{states:?}");
+        };
+        check(&["ok", "burning", "no_data"], "burning");
+        check(&["no_data", "ok", "no_traffic"], "no_data");
+        check(&["ok", "ok"], "ok");
+        check(&[], "unknown");
+        assert_eq!(worst(None), "unknown");
+    }
 
     #[test]
     fn a_warning_of_both_is_shown_once() {

@@ -39,7 +39,7 @@ const LENGTHS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 pub(super) struct Profile {
     #[command(flatten)]
     source: Source,
-    /// The member; by default the only local one, else the leader among the local ones.
+    /// The member, by its name or `host:port`; by default the only local one, else the leader among the local ones.
     #[arg(long, value_name = "MEMBER")]
     name: Option<String>,
     /// How long, whole seconds from 1s to 60s.

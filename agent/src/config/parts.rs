@@ -239,7 +239,7 @@ fn verdict(root: &mut Map<'_>) -> verdict::Config {
 }
 
 /// Reads `admin`.
-pub(super) fn admin(root: &mut Map<'_>) -> Admin {
+pub(super) fn admin(root: &mut Map<'_>, socket: &Path) -> Admin {
     let mut map = root.map("admin");
     let listen = map.text_or("listen", "127.0.0.1:9464");
     let parsed = listen.parse();
@@ -250,7 +250,7 @@ pub(super) fn admin(root: &mut Map<'_>) -> Admin {
         );
     }
     let listen = parsed.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let socket = PathBuf::from(map.text_or("socket", SOCKET));
+    let socket = PathBuf::from(map.text_or("socket", &socket.to_string_lossy()));
     let exposed = map.flag("exposed", false);
     let hosts = map.texts("hosts");
     let is_name = |host: &String| {

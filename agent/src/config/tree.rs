@@ -11,16 +11,14 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use super::depth::{DEPTH_MAX, too_deep};
 use super::units::{join, nearest, parse_bytes, parse_duration, tell_duration};
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
-use saphyr_parser::{Event, Parser};
 
 /// Largest file that is read: a configuration is pages, not megabytes.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Longest file of a secret; keys are tens of bytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
-/// Nested lists and mappings; ours are five deep, and the loader spends its stack on each level.
-const DEPTH_MAX: usize = 32;
 /// Problems reported in one run; a file with more has the wrong format.
 const PROBLEMS_MAX: usize = 100;
 
@@ -111,34 +109,18 @@ pub(crate) fn load<'y>(file: &str, text: &'y str, notes: &Notes) -> Option<Marke
     }
     match MarkedYaml::load_from_str(text) {
         Ok(documents) if documents.len() > 1 => {
-            notes.problem(file, "has more than one document; keep one, without `---`".to_owned());
+            let text = "a second document begins here; keep one, without `---`".to_owned();
+            notes.at(Node { file, yaml: documents.get(1)? }, text);
             None
         }
         Ok(documents) => documents.into_iter().next(),
         Err(error) => {
-            notes.problem(file, format!("is not YAML: {error}"));
+            let mark = error.marker();
+            let place = format!("{file}:{}:{}", mark.line(), mark.col() + 1);
+            notes.problem(&place, format!("is not YAML: {}", error.info()));
             None
         }
     }
-}
-
-/// The place (`line:col`) where the text is nested more deeply than the loader can bear: it spends its stack on each level,
-/// the events come without one. What aliases multiply, the loader bounds itself.
-fn too_deep(text: &str) -> Option<String> {
-    let mut depth = 0_usize;
-    for event in Parser::new_from_str(text) {
-        // The loader tells syntax errors.
-        let (event, span) = event.ok()?;
-        match event {
-            Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
-            Event::MappingEnd | Event::SequenceEnd => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > DEPTH_MAX {
-            return Some(format!("{}:{}", span.start.line(), span.start.col() + 1));
-        }
-    }
-    None
 }
 
 /// A node of one of the files.
@@ -503,9 +485,14 @@ mod tests {
 
     #[test]
     fn what_is_not_yaml_is_one_problem() {
-        let told = problems("scrape: [1,\n");
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].starts_with("agent.yaml: is not YAML: "), "{told:?}");
+        let check = |text: &str, expected: &str| {
+            let told = problems(text);
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].starts_with(expected), "{told:?}");
+        };
+        check("scrape: [1,\n", "agent.yaml:2:1: is not YAML: ");
+        check("scrape:\n  interval: 1s\n body_max: 1\n", "agent.yaml:3:2: is not YAML: ");
+        check("enforce: true\n---\nenforce: false\n", "agent.yaml:3:1: a second document begins here");
     }
 
     /// The first one overflowed the stack of the loader; of the second, the loader has a bound of its own.

@@ -43,8 +43,7 @@ pub(crate) async fn find(config: &Config, known: &[Target]) -> Found {
         target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
     }
     let mut notes = Vec::new();
-    let mut looked =
-        vec!["discovery is off: only members that the configuration names are spoken to".to_owned()];
+    let mut looked = vec!["no member was looked for: etcd.discovery is off".to_owned()];
     if config.etcd.discovery {
         let reached = discover::probe_reachable(found).await;
         looked = reached.describe();

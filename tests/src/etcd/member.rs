@@ -111,6 +111,11 @@ impl Member {
         self.client
     }
 
+    /// Whether [`Options::pprof`] is set.
+    pub fn serves_profiles(&self) -> bool {
+        self.options.pprof
+    }
+
     /// Where its peers connect.
     pub fn peer_url(&self) -> String {
         format!("http://{}", self.peer)

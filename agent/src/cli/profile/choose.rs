@@ -1,8 +1,6 @@
 //! Which member is profiled, and by which clients. Owns the default (the only local member, else the leader among the local
 //! ones) and the words for what is not permitted, with the command that would be.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +16,18 @@ use profile::capture::ProfileTarget;
 use profile::fetch;
 
 use super::page::Pages;
-use crate::cli::{Exit, Failure, tell};
+use crate::cli::{Exit, Failure, again, tell};
 use crate::config::Config;
 use crate::run::sources;
 
 /// A page of a member under load may take seconds; the window waits for none.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What discovery says of a file that is there and not ours to read.
+const PERMISSION_DENIED: &str = "permission denied";
+
+/// The variables that name a member's address and its certificates, as etcdctl has them.
+const ETCDCTL: [&str; 4] = ["ETCDCTL_ENDPOINTS", "ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY"];
 
 /// The member, and why this one.
 #[derive(Debug)]
@@ -53,12 +57,7 @@ pub(super) async fn choose(config: &Config, name: Option<&str>) -> Result<Chosen
         return Err(Failure::new(Exit::TargetDown, anyhow!("no etcd member found; name one with --config")));
     }
     if let Some(name) = name {
-        let known: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
-        let found = targets.into_iter().find(|target| target.name == name);
-        let target = found.ok_or_else(|| {
-            let error = anyhow!("no member is called {name}; there are: {}", known.join(", "));
-            Failure::new(Exit::TargetDown, error)
-        })?;
+        let target = named(targets, name)?;
         return Ok(with_log(config, Chosen { target, why: "named".to_owned() }).await);
     }
     let local = targets.iter().filter(|target| target.local).count();
@@ -83,6 +82,24 @@ pub(super) async fn choose(config: &Config, name: Option<&str>) -> Result<Chosen
         format!("the first of {n} {place} members, none of them the leader; --name chooses another")
     };
     Ok(with_log(config, Chosen { target, why }).await)
+}
+
+/// The member of that name, else the one at that address: two clusters on a machine may give one name twice.
+fn named(targets: Vec<Target>, name: &str) -> Result<Target, Failure> {
+    let known: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
+    let at = targets.iter().position(|target| target.name == name);
+    let at = at.or_else(|| targets.iter().position(|target| is_at(target, name)));
+    at.and_then(|at| targets.into_iter().nth(at)).ok_or_else(|| {
+        let error = anyhow!("no member is called {name}; there are: {}", known.join(", "));
+        Failure::new(Exit::TargetDown, error)
+    })
+}
+
+fn is_at(target: &Target, address: &str) -> bool {
+    let origin = target.identity.origin();
+    let endpoint = origin.member.as_ref().map_or("", |member| member.endpoint.as_str());
+    let authority = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    authority.trim_end_matches('/') == address
 }
 
 /// A member that was named without its log may be seen on this node with one.
@@ -137,77 +154,91 @@ pub(super) async fn endpoint(config: &Config, target: &Target) -> Result<Option<
 /// The refusal of a member whose certificate is not readable, with what discovery saw.
 async fn closed(config: &Config, target: &Target) -> Failure {
     let seen = sources::find(config, &[]).await.looked;
-    let denied =
-        seen.iter().filter(|line| line.contains("permission denied") || line.contains("certificate"));
-    let denied: Vec<&str> = denied.map(String::as_str).collect();
-    let why = if denied.is_empty() { "no certificate is readable".to_owned() } else { denied.join("; ") };
-    refused(target, &why)
+    let denied: Vec<&str> =
+        seen.iter().map(String::as_str).filter(|line| line.contains(PERMISSION_DENIED)).collect();
+    if denied.is_empty() {
+        refused(target, "no certificate is readable")
+    } else {
+        unreadable(target, &denied.join("; "))
+    }
 }
 
 fn certificate(target: &Target, error: TlsError) -> Failure {
     match &error {
         TlsError::Read { cause, .. } if cause.kind() == std::io::ErrorKind::PermissionDenied => {
-            refused(target, &error.to_string())
+            unreadable(target, &error.to_string())
         }
         _ => Failure::new(Exit::Config, error),
     }
 }
 
-/// Not permitted, and the command that would be.
+/// What a member refuses to whoever asks: root would need a certificate that it accepts as well.
 pub(super) fn refused(target: &Target, why: &str) -> Failure {
+    barred(target, why, &Cure::Certificate)
+}
+
+/// What a file's mode refuses to us.
+fn unreadable(target: &Target, why: &str) -> Failure {
+    let variables = ETCDCTL.into_iter().filter(|name| std::env::var_os(name).is_some());
+    barred(target, why, &Cure::Root { keep: variables.collect() })
+}
+
+fn barred(target: &Target, why: &str, cure: &Cure) -> Failure {
     let asked: Vec<String> = std::env::args().collect();
-    let command = command(&asked, &target.name, is_root());
+    let command = command(&asked, &target.name, cure);
     Failure::new(Exit::Privilege, anyhow!("{} may not be profiled: {why}\nrun: {command}", target.name))
 }
 
-/// What was asked, once more with what it takes. Root reads every file: what root lacks is a certificate that the member
-/// accepts, named in the file where there is one, else by etcdctl's variables.
-fn command(asked: &[String], name: &str, root: bool) -> String {
-    let program = std::env::current_exe().map_or("agent".to_owned(), |path| path.display().to_string());
-    let mut words = vec![quoted(&program)];
-    words.extend(asked.iter().skip(1).map(|word| quoted(word)));
+/// What is missing.
+enum Cure {
+    /// Root reads every file; sudo forgets the variables that it is not told to keep.
+    Root { keep: Vec<&'static str> },
+    /// A certificate that the member accepts, named in the file where there is one, else by etcdctl's variables.
+    Certificate,
+}
+
+/// What was asked, once more with what it takes.
+fn command(asked: &[String], name: &str, cure: &Cure) -> String {
+    let mut words = again::words(asked);
     if !asked.iter().any(|word| word == "--name" || word.starts_with("--name=")) {
-        words.extend(["--name".to_owned(), quoted(name)]);
+        words.extend(["--name".to_owned(), again::quoted(name)]);
     }
     let again = words.join(" ");
     let configured = asked.iter().any(|word| word == "--config" || word.starts_with("--config="));
-    match (root, configured) {
-        (false, _) => format!("sudo {again}"),
-        (true, true) => format!("{again}   (when the file names cert and key of {name})"),
-        (true, false) => {
+    match cure {
+        Cure::Root { keep } if keep.is_empty() => format!("sudo {again}"),
+        Cure::Root { keep } => format!("sudo --preserve-env={} {again}", keep.join(",")),
+        Cure::Certificate if configured => format!("{again}   (when the file names cert and key of {name})"),
+        Cure::Certificate => {
             format!("ETCDCTL_CACERT=CA.crt ETCDCTL_CERT=CLIENT.crt ETCDCTL_KEY=CLIENT.key {again}")
         }
     }
 }
 
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::command;
+    use super::{Cure, command};
 
-    fn check(asked: &str, root: bool, begin: &str, end: &str) {
+    fn check(asked: &str, cure: &Cure, begin: &str, end: &str) {
         let asked: Vec<String> = asked.split(' ').map(str::to_owned).collect();
-        let seen = command(&asked, "m 1", root);
+        let seen = command(&asked, "m 1", cure);
         assert!(seen.starts_with(begin) && seen.ends_with(end), "{seen}");
     }
 
     #[test]
     fn the_command_is_the_one_that_was_asked_with_what_is_missing() {
-        check("agent --profile --for 3s", false, "sudo ", " --profile --for 3s --name 'm 1'");
-        check("agent profile --name=x", false, "sudo ", " profile --name=x");
-        check("agent profile", true, "ETCDCTL_CACERT=", " profile --name 'm 1'");
-        check("agent profile --config f", true, "/", "(when the file names cert and key of m 1)");
+        let root = Cure::Root { keep: Vec::new() };
+        check("agent --profile --for 3s", &root, "sudo /", " --profile --for 3s --name 'm 1'");
+        check("agent profile --name=x", &root, "sudo /", " profile --name=x");
+        let keep = Cure::Root { keep: vec!["ETCDCTL_CERT", "ETCDCTL_KEY"] };
+        check(
+            "agent profile",
+            &keep,
+            "sudo --preserve-env=ETCDCTL_CERT,ETCDCTL_KEY /",
+            " profile --name 'm 1'",
+        );
+        check("agent profile", &Cure::Certificate, "ETCDCTL_CACERT=", " profile --name 'm 1'");
+        let named = "(when the file names cert and key of m 1)";
+        check("agent profile --config f", &Cure::Certificate, "/", named);
     }
 }

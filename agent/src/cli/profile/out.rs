@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use model::profile::ProfileSet;
 use model::time::{SECOND_NS, Stamp};
 
-use crate::cli::{Exit, Failure, say, tell};
+use crate::cli::{Exit, Failure, again, say, tell};
 
 /// Where to.
 #[derive(Debug)]
@@ -42,8 +42,8 @@ impl Out {
                     ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Exit::Privilege,
                     _ => Exit::Software,
                 };
-                let path = path.display();
-                let error = anyhow!("make {path}: {error}\nrun: agent profile --out - > profile.tar");
+                let asked: Vec<String> = std::env::args().collect();
+                let error = anyhow!("make {}: {error}\nrun: {}", path.display(), streamed(&asked));
                 Err(Failure::new(exit, error))
             }
         }
@@ -92,6 +92,16 @@ impl Out {
     }
 }
 
+/// What was asked, once more with the files on stdout.
+fn streamed(asked: &[String]) -> String {
+    let mut words = again::words(asked);
+    if let Some(at) = words.iter().position(|word| word == "--out") {
+        words.drain(at..words.len().min(at + 2));
+    }
+    words.retain(|word| !word.starts_with("--out="));
+    format!("{} --out - > profile.tar", words.join(" "))
+}
+
 struct Archive {
     names: Vec<String>,
     bytes: Vec<u8>,
@@ -130,6 +140,19 @@ mod tests {
     fn a_folder_is_named_by_member_and_time() {
         let at = Stamp { mono_ns: 0, wall_ns: 1_795_524_153 * SECOND_NS };
         assert_eq!(folder("../127.0.0.1:2379", at), "profile-.._127.0.0.1_2379-20261124T124233Z");
+    }
+
+    #[test]
+    fn where_no_folder_can_be_made_the_command_streams() {
+        let check = |asked: &str| {
+            let asked: Vec<String> = asked.split(' ').map(str::to_owned).collect();
+            let told = streamed(&asked);
+            assert!(told.ends_with(" --profile --name m1 --out - > profile.tar"), "{told}");
+        };
+        check("agent --profile --name m1");
+        check("agent --profile --out /ro --name m1");
+        check("agent --profile --name m1 --out=/ro");
+        check("agent --profile --name m1 --out");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) fn lines(chosen: &Chosen, seen: &Gathered) -> Vec<String> {
     }];
     lines.extend(decision.also.iter().map(|also| format!("also: {also}")));
     lines.push(member(chosen, seen, &pages));
-    lines.extend(server(seen, &pages, &signs));
+    lines.extend(server(chosen, seen, (&pages, &signs)));
     lines.extend(node(seen));
     if let Ok(stacks) = &seen.cpu {
         lines.extend(cpu(stacks, signs.garbage.as_ref().map(|hot| hot.share)));
@@ -132,7 +132,7 @@ fn member(chosen: &Chosen, seen: &Gathered, pages: &Pages<'_>) -> String {
     format!("member {} ({}{version}){address}, {window:.1} s{cut}", target.name, chosen.why)
 }
 
-fn server(seen: &Gathered, pages: &Pages<'_>, signs: &Signs) -> Vec<String> {
+fn server(chosen: &Chosen, seen: &Gathered, (pages, signs): (&Pages<'_>, &Signs)) -> Vec<String> {
     let unknown = || "not known".to_owned();
     let p99 = |p99: Option<decide::P99>| p99.map_or_else(|| "no observation".to_owned(), decide::P99::told);
     let mut cpu = signs.used.map_or_else(unknown, |used| format!("{} used", cores(used)));
@@ -148,10 +148,11 @@ fn server(seen: &Gathered, pages: &Pages<'_>, signs: &Signs) -> Vec<String> {
         .map_or_else(unknown, |(cycles, paused)| format!("cycles {cycles:.0}, paused {}", duration(paused)));
     let applies = pages.grown("etcd_server_slow_apply_total");
     let applies = applies.map_or(String::new(), |n| format!("; slow applies by etcd's counter: {n:.0}"));
-    let slow = seen
-        .slow
-        .as_ref()
-        .map_or_else(|| "the member's log is not known".to_owned(), super::slow::Slow::told);
+    let slow = match (&seen.slow, &chosen.target.log_file) {
+        (Some(slow), _) => slow.told(),
+        (None, Some(file)) => format!("the member's log {} is not readable", file.display()),
+        (None, None) => "the member's log is not known".to_owned(),
+    };
     let mut lines = Vec::new();
     if pages.now("process_resident_memory_bytes").is_none() {
         lines.push("metrics: the member's page did not come".to_owned());
