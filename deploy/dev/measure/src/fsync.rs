@@ -105,12 +105,15 @@ pub(crate) fn run(stage: &Stage, plan: &Plan) -> Result<Fsync> {
     let mut daemon: Option<Daemon> = None;
     let mut blocks = Vec::new();
     for (place, with_agent) in plan.blocks().into_iter().enumerate() {
+        let changes = place == 0 || with_agent != daemon.is_some();
         match (with_agent, daemon.take()) {
             (true, None) => daemon = Some(stage.seat.start(&[])?),
             (false, Some(running)) => running.stop()?,
             (_, unchanged) => daemon = unchanged,
         }
-        sleep(plan.settle());
+        if changes {
+            sleep(plan.settle());
+        }
         let block = measure(stage, plan, with_agent)?;
         let row = block.row().with_context(|| format!("block {place} saw no fsync or no put"))?;
         stage.say(&format!(
