@@ -7,7 +7,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # How long `make fuzz` stays with each target.
 SECONDS ?= 60
 
-.PHONY: help tools check test demo fuzz clean-tools
+.PHONY: help tools check test demo measure fuzz clean-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,6 +27,11 @@ demo: ## watch a real etcd get slow and be rolled back; ETCD_VERSION=3.4, 3.5, 3
 	@$(SETUP) toolchain protoc etcd-demo
 	cargo build --release --locked -p agent -p demo
 	@ETCD_VERSION="$$(cat .tools/etcd/demo)" $(TARGET)/release/demo
+
+measure: ## cost of the agent, etcd's fsync with and without it, a half hour that must stay quiet; MEASURE="cost fsync quiet" MINUTES=30
+	@$(SETUP) toolchain protoc etcd-demo
+	cargo build --release --locked -p agent -p measure
+	@ETCD_VERSION="$$(cat .tools/etcd/demo)" $(TARGET)/release/measure
 
 fuzz: ## feed every parser with what a fuzzer makes up, SECONDS=60 each; TARGETS="engine pprof" chooses
 	@$(SETUP) toolchain protoc fuzz

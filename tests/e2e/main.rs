@@ -15,6 +15,8 @@ mod clusters;
 mod receivers;
 // The harness itself: nothing it started survives it.
 mod processes;
+// The demo: Ctrl-C in the middle of it, or its death, leaves nothing running.
+mod demo;
 // The binary's answers and exit codes, on real clusters of every release line.
 mod binary;
 // `check`, `validate`, `mark`, `version`: what they print and how they end.

@@ -21,11 +21,14 @@ pub fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("AGENT").filter(|path| !path.is_empty()) {
         return Ok(PathBuf::from(path));
     }
+    built("agent").context("or set AGENT")
+}
+
+/// Where cargo has put another binary of the workspace.
+pub fn built(name: &str) -> Result<PathBuf> {
     let exe = env::current_exe().context("find this executable")?;
-    let beside = exe.ancestors().skip(1).take(2).map(|dir| dir.join("agent")).find(|path| path.is_file());
-    beside.with_context(|| {
-        format!("no agent beside {}: run `cargo build -p agent`, or set AGENT", exe.display())
-    })
+    let beside = exe.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
+    beside.with_context(|| format!("no {name} beside {}: run `cargo build -p {name}`", exe.display()))
 }
 
 /// `nobody`: owns nothing, and is in no group.

@@ -36,24 +36,32 @@ const COMMAND_MAX: Duration = Duration::from_secs(20);
 
 /// A folder for one story, removed at its end; one whose story failed stays for whoever looks, all do with `KEEP=1`.
 #[derive(Debug)]
-pub struct Folder(PathBuf);
+pub struct Folder {
+    dir: PathBuf,
+    is_kept: bool,
+}
 
 impl Folder {
     /// Makes it; `name` must be the story's own.
     pub fn new(name: &str) -> Result<Folder> {
         let dir = env::temp_dir().join(format!("backburn-{name}-{}", process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        Ok(Folder(dir))
+        Ok(Folder { dir, is_kept: false })
+    }
+
+    /// A folder that is there already and stays.
+    pub fn kept(dir: &Path) -> Folder {
+        Folder { dir: dir.to_owned(), is_kept: true }
     }
 
     /// Where it lies.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.dir
     }
 
     /// Writes a file into it.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
+        let path = self.dir.join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
     }
@@ -61,7 +69,7 @@ impl Folder {
     /// Every file below `sub` with its permission bits and content.
     pub fn files(&self, sub: &str) -> Result<Vec<(PathBuf, u32, Vec<u8>)>> {
         let mut found = Vec::new();
-        let mut folders = vec![self.0.join(sub)];
+        let mut folders = vec![self.dir.join(sub)];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
                 let entry = entry?;
@@ -79,8 +87,8 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !thread::panicking() && env::var_os("KEEP").is_none() {
-            fs::remove_dir_all(&self.0).ok();
+        if !self.is_kept && !thread::panicking() && env::var_os("KEEP").is_none() {
+            fs::remove_dir_all(&self.dir).ok();
         }
     }
 }
@@ -90,14 +98,23 @@ impl Drop for Folder {
 pub struct Seat {
     folder: Folder,
     admin: SocketAddr,
+    shipped: Option<PathBuf>,
 }
 
 impl Seat {
     /// Takes a folder and a port.
     pub fn new(name: &str) -> Result<Seat> {
-        let folder = Folder::new(name)?;
+        Seat::over(Folder::new(name)?, None)
+    }
+
+    /// In a folder that stays; `shipped` is a configuration below that of the folder.
+    pub fn kept(dir: &Path, shipped: &Path) -> Result<Seat> {
+        Seat::over(Folder::kept(dir), Some(shipped.to_owned()))
+    }
+
+    fn over(folder: Folder, shipped: Option<PathBuf>) -> Result<Seat> {
         let port = ports::hold(1)?.release().first().copied().context("no port")?;
-        Ok(Seat { folder, admin: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) })
+        Ok(Seat { folder, admin: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), shipped })
     }
 
     /// Its folder: `agent.yaml`, `state/`, `agent.sock`, the agent's output.
@@ -133,7 +150,9 @@ impl Seat {
     fn begin(&self, verb: &[&std::ffi::OsStr], variables: &[(&str, &str)]) -> Result<Daemon> {
         let config = self.config();
         let mut args = verb.to_vec();
-        args.extend(["--config".as_ref(), config.as_os_str()]);
+        for config in self.shipped.iter().chain([&config]) {
+            args.extend(["--config".as_ref(), config.as_os_str()]);
+        }
         let agent = Agent::start(self.folder.path(), &args, variables)?;
         let daemon = Daemon { agent, admin: self.admin };
         let ready = wait_until("the agent to be ready", START_MAX, || {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::sys;
 
@@ -133,6 +134,16 @@ impl Drop for Process {
         // Nobody is left to tell, and the kernel ends the child with us in any case.
         self.kill().ok();
     }
+}
+
+/// The calling thread, and all that it starts from now on, run on the first `cpus` of those that it may use.
+pub fn confine(cpus: usize) -> Result<()> {
+    let mut set = sched_getaffinity(None).context("ask which CPUs may be used")?;
+    let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
+    for cpu in allowed.iter().skip(cpus) {
+        set.unset(*cpu);
+    }
+    sched_setaffinity(None, &set).with_context(|| format!("stay on {cpus} CPUs"))
 }
 
 /// Polls until `look` finds something; the error names `what` and the last failure of `look` is its cause.

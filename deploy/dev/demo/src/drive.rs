@@ -15,9 +15,8 @@ use base64::prelude::BASE64_STANDARD;
 use etcd_client::{Client, Txn, TxnOp};
 use harness::etcd::{Cluster, Options, Version};
 use harness::http;
-use harness::process::{Process, wait_until};
+use harness::process::{Process, confine, wait_until};
 use harness::sink::Sink;
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use self::agent::Daemon;
 use self::watch::{Excuses, Seen, Story};
@@ -26,6 +25,8 @@ use crate::report::Report;
 
 /// Where everything the demo makes lies.
 const DIR: &str = "target/demo";
+/// For everything, the members included.
+const CPUS: usize = 2;
 /// Baselines need this long before anything is changed.
 const BASELINE: Duration = Duration::from_secs(20);
 /// After each harmless event the agent is watched for so long.
@@ -39,7 +40,8 @@ const SEED_BATCH: usize = 128;
 
 /// Tells the story; the exit code is 0 only if each step happened.
 pub(crate) async fn run() -> Result<ExitCode> {
-    confine()?;
+    // Everything the demo starts is confined with it.
+    confine(CPUS)?;
     let dir = fresh()?;
     let version = version()?;
     say("", &format!("etcd {version:?}, three members on loopback, two CPUs for everything"));
@@ -241,16 +243,6 @@ struct Deployer {
 
 fn say(when: &str, what: &str) {
     println!("{when:>9}  {what}");
-}
-
-/// This process and all it starts run on two CPUs at most.
-fn confine() -> Result<()> {
-    let mut cpus = rustix::thread::sched_getaffinity(None).context("ask which CPUs may be used")?;
-    let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| cpus.is_set(*cpu)).collect();
-    for cpu in allowed.iter().skip(2) {
-        cpus.unset(*cpu);
-    }
-    sched_setaffinity(None, &cpus).context("stay on two CPUs")
 }
 
 fn fresh() -> Result<PathBuf> {

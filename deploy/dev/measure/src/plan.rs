@@ -1,0 +1,156 @@
+//! What is measured and for how long.
+
+use std::env;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// The quiet half hour.
+const MINUTES: f64 = 30.0;
+
+/// A day: beyond it somebody has mistyped.
+const MINUTES_MAX: f64 = 24.0 * 60.0;
+
+/// The agent's own figures are taken over the first third: ten minutes of thirty.
+const COST_SHARE: f64 = 1.0 / 3.0;
+
+/// One of [`Plan::blocks`], as a share of the half hour: a minute.
+const BLOCK_SHARE: f64 = 1.0 / 30.0;
+
+/// Off, on, on, off, …: a drift of the disk or of the database's size falls on both sides alike.
+const BLOCKS: [bool; 10] = [false, true, true, false, false, true, true, false, false, true];
+
+/// After a start the agent takes a baseline of each member, five seconds each; after a stop its connections close.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// Shorter ones have too few fsyncs to tell anything.
+const BLOCK_MIN: Duration = Duration::from_secs(3);
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    /// The agent's own CPU, memory and losses.
+    pub(crate) cost: bool,
+    /// etcd's fsync with and without the agent.
+    pub(crate) fsync: bool,
+    /// Maintenance that must not alarm anybody.
+    pub(crate) quiet: bool,
+    /// Length of the quiet part.
+    pub(crate) length: Duration,
+}
+
+impl Plan {
+    /// Reads `MEASURE` and `MINUTES`.
+    pub(crate) fn from_environment() -> Result<Plan> {
+        Plan::parse(&env::var("MEASURE").unwrap_or_default(), &env::var("MINUTES").unwrap_or_default())
+    }
+
+    fn parse(parts: &str, minutes: &str) -> Result<Plan> {
+        let minutes: f64 = match minutes.trim() {
+            "" => MINUTES,
+            given => given.parse().with_context(|| format!("MINUTES is {given:?}, not a number"))?,
+        };
+        ensure!(minutes > 0.0 && minutes <= MINUTES_MAX, "MINUTES must lie between 0 and {MINUTES_MAX}");
+        let mut plan =
+            Plan { cost: false, fsync: false, quiet: false, length: Duration::from_secs_f64(minutes * 60.0) };
+        let parts = if parts.trim().is_empty() { "cost fsync quiet" } else { parts };
+        for part in parts.split([' ', ',']).filter(|part| !part.is_empty()) {
+            match part {
+                "cost" => plan.cost = true,
+                "fsync" => plan.fsync = true,
+                "quiet" => plan.quiet = true,
+                _ => bail!("MEASURE names {part:?}; there are cost, fsync and quiet"),
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Whether the agent runs through once, for its cost, for quiet, or for both at once.
+    pub(crate) fn is_soaked(&self) -> bool {
+        self.cost || self.quiet
+    }
+
+    /// How long the agent's own figures are taken.
+    pub(crate) fn cost_window(&self) -> Duration {
+        self.length.mul_f64(COST_SHARE)
+    }
+
+    /// How long that run takes.
+    pub(crate) fn soak(&self) -> Duration {
+        if self.quiet { self.length } else { self.cost_window() }
+    }
+
+    /// Whether the agent runs, block by block.
+    pub(crate) fn blocks(&self) -> [bool; 10] {
+        BLOCKS
+    }
+
+    /// Length of one.
+    pub(crate) fn block(&self) -> Duration {
+        self.length.mul_f64(BLOCK_SHARE).max(BLOCK_MIN)
+    }
+
+    /// Between a start or stop of the agent and the block that follows.
+    pub(crate) fn settle(&self) -> Duration {
+        self.block().min(SETTLE)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let minutes = |length: Duration| length.as_secs_f64() / 60.0;
+        if self.is_soaked() {
+            write!(f, "the agent runs for {:.1} minutes", minutes(self.soak()))?;
+            if self.cost {
+                write!(f, ", its cost is taken over the first {:.1}", minutes(self.cost_window()))?;
+            }
+            if self.quiet {
+                write!(f, ", with maintenance that must not alarm anybody")?;
+            }
+            writeln!(f)?;
+        }
+        if self.fsync {
+            let (count, block) = (self.blocks().len(), self.block().as_secs_f64());
+            writeln!(f, "then {count} blocks of {block:.0} s, half of them with the agent")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{BLOCKS, Plan};
+
+    #[test]
+    fn everything_takes_forty_minutes_when_nothing_is_said() {
+        let plan = Plan::parse("", "").unwrap();
+        assert!(plan.cost && plan.fsync && plan.quiet);
+        assert_eq!(plan.length, Duration::from_secs(1_800));
+        assert_eq!(plan.cost_window(), Duration::from_secs(600));
+        assert_eq!(plan.block(), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn parts_and_minutes_are_chosen() {
+        let plan = Plan::parse("quiet, cost", "3").unwrap();
+        assert!(plan.cost && plan.quiet && !plan.fsync);
+        assert_eq!(plan.soak(), Duration::from_secs(180));
+        assert_eq!(Plan::parse("cost", "3").unwrap().soak(), Duration::from_secs(60));
+        for (parts, minutes) in [("coast", "3"), ("", "ten"), ("", "0"), ("", "-1"), ("", "NaN"), ("", "1e9")]
+        {
+            Plan::parse(parts, minutes).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn half_of_the_blocks_run_without_the_agent_and_neither_half_is_earlier() {
+        let places = |with: bool| -> usize {
+            BLOCKS.iter().enumerate().filter(|(_, on)| **on == with).map(|(place, _)| place).sum()
+        };
+        assert_eq!(BLOCKS.iter().filter(|on| **on).count() * 2, BLOCKS.len());
+        assert!(places(true).abs_diff(places(false)) <= 1);
+    }
+}
