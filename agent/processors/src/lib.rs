@@ -2,11 +2,13 @@
 //!
 //! [`Engine::apply`] is the whole machine: the processors are its fields, called in order in one function.
 
+pub mod alarms;
 pub mod binomial;
 pub mod detect;
 pub mod diff;
 pub mod excuse;
 pub mod members;
+pub mod node;
 pub mod slo;
 pub mod stitch;
 #[cfg(test)]
@@ -20,6 +22,7 @@ use std::sync::Arc;
 
 use model::board::{Board, FINDINGS_MAX};
 use model::finding::{CallTree, Conclusion, Finding, Outcome, Regression, Shape};
+use model::origin::Origin;
 use model::record::{Fact, Record};
 use model::request::{Ask, Request};
 use model::time::{SECOND_NS, Stamp};
@@ -47,6 +50,8 @@ pub struct Engine {
     config: Config,
     excuses: excuse::Excuses,
     members: members::Members,
+    alarms: alarms::Alarms,
+    node: node::Node,
     detect: detect::Detect,
     slo: slo::Slo,
     stitch: stitch::Stitch,
@@ -68,6 +73,8 @@ impl Engine {
         Engine {
             excuses: excuse::Excuses::default(),
             members: members::Members::default(),
+            alarms: alarms::Alarms::default(),
+            node: node::Node::default(),
             detect: detect::Detect::new(&config.detect),
             slo: slo::Slo::new(&config.slo),
             stitch: stitch::Stitch::default(),
@@ -86,8 +93,12 @@ impl Engine {
 
     /// Takes one record and says all that follows from it.
     pub fn apply(&mut self, record: &Record) -> Outcome {
+        let mut outcome = Outcome::default();
         let mut conclusions = self.learn(record);
-        conclusions.extend(self.detect.observe(record, &self.excuses));
+        outcome.findings = self.about_members(record);
+        for finding in &outcome.findings {
+            outcome.requests.extend(self.ask(record, finding));
+        }
         conclusions.extend(self.slo.observe(record, &self.excuses));
         let closed = self.stitch.observe(record);
         let trees: Vec<&CallTree> = closed.iter().filter_map(as_tree).collect();
@@ -95,16 +106,13 @@ impl Engine {
         conclusions.extend(closed);
         conclusions.extend(edges);
         conclusions.extend(self.diff.observe(record));
-        let mut outcome = Outcome::default();
         for conclusion in conclusions {
-            let finding = self.number(record, conclusion);
-            outcome.requests.extend(self.ask(record, &finding));
-            outcome.findings.push(finding);
+            outcome.findings.push(self.number(record.at, &record.origin, conclusion));
         }
-        let judgement = self.verdict.observe(record, &outcome.findings, &self.excuses);
+        let known = verdict::Known { excuses: &self.excuses, node: &self.node };
+        let judgement = self.verdict.observe(record, &outcome.findings, known);
         for transition in judgement.transitions {
-            let finding = self.number(record, transition);
-            outcome.findings.push(finding);
+            outcome.findings.push(self.number(record.at, &record.origin, transition));
         }
         outcome.decisions = judgement.decisions;
         self.remember(&outcome.findings);
@@ -117,7 +125,7 @@ impl Engine {
         Board {
             at,
             members: self.members.board(at),
-            warnings: self.members.warnings(),
+            warnings: self.alarms.warnings(),
             slos: self.slo.board(),
             decisions: self.verdict.decisions(),
             findings: self.recent.iter().cloned().collect(),
@@ -134,6 +142,8 @@ impl Engine {
             ("edges_unsure", self.topology.unsure()),
             ("edges_without_room", self.topology.overflow()),
             ("verdict_targets", self.verdict.skipped()),
+            ("alarms_without_room", self.alarms.skipped()),
+            ("regressions_without_data", self.detect.silenced()),
         ];
         skipped.retain(|(_, count)| *count > 0);
         skipped
@@ -149,6 +159,7 @@ impl Engine {
     fn learn(&mut self, record: &Record) -> Vec<Conclusion> {
         self.excuses.observe(record);
         self.members.observe(record);
+        self.node.observe(record);
         match &record.fact {
             Fact::Config(json) => return self.configure(json),
             Fact::Mark(mark) if mark.kind == model::mark::MarkKind::Rollout && mark.rollback_of.is_none() => {
@@ -176,9 +187,26 @@ impl Engine {
         }
     }
 
-    fn number(&mut self, record: &Record, conclusion: Conclusion) -> Finding {
+    /// What is concluded of a member, under its own name: a tick may end what its own records began.
+    fn about_members(&mut self, record: &Record) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for said in self.alarms.observe(record) {
+            findings.push(self.number(record.at, &said.origin, Conclusion::Alarm(said.alarm)));
+        }
+        for told in self.detect.observe(record, &self.excuses) {
+            let mut regression = told.regression;
+            regression.node = self.node.check(&told.member, regression.onset);
+            let is_other = !told.member.is_empty() && told.member != record.origin.member_name();
+            let other = is_other.then(|| self.members.origin(&told.member)).flatten();
+            let origin = other.unwrap_or_else(|| Arc::clone(&record.origin));
+            findings.push(self.number(record.at, &origin, Conclusion::Regression(regression)));
+        }
+        findings
+    }
+
+    fn number(&mut self, at: Stamp, origin: &Arc<Origin>, conclusion: Conclusion) -> Finding {
         self.last_finding += 1;
-        Finding { id: self.last_finding, at: record.at, origin: Arc::clone(&record.origin), conclusion }
+        Finding { id: self.last_finding, at, origin: Arc::clone(origin), conclusion }
     }
 
     /// A step without a harmless cause wants a profile of the member it was seen at.

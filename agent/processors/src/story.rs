@@ -99,6 +99,17 @@ pub(crate) fn second(
     records
 }
 
+/// Drives three members through `seconds`: `answer` as in [`second`], and every record goes to `feed`.
+pub(crate) fn drive(
+    seconds: std::ops::Range<u32>,
+    answer: &mut dyn FnMut(f64, &str, ProbeKind) -> (f64, ProbeOutcome),
+    feed: &mut dyn FnMut(&Record),
+) {
+    for now in seconds {
+        second(now, answer).iter().for_each(&mut *feed);
+    }
+}
+
 /// Lognormal noise from a fixed seed.
 pub(crate) struct Noise(u64);
 
