@@ -181,6 +181,8 @@ impl Detect {
                 self.part(at);
                 Vec::new()
             }
+            // What was due before a rollout and answered after it would make the rollout's trouble begin before it.
+            Fact::Probe(_) if self.rollout.is_some_and(|rollout| at.mono_ns < rollout.mono_ns) => Vec::new(),
             Fact::Probe(probe) if self.knows(member) && excuses.excuse(member, at).is_none() => {
                 self.probe(at, member, probe)
             }

@@ -7,7 +7,7 @@ use model::record::Record;
 
 use super::{Config, Detect};
 use crate::excuse::Excuses;
-use crate::story::{MEMBERS, Noise, Page, drive, mark, stamp, tick};
+use crate::story::{MEMBERS, Noise, Page, drive, mark, probe, stamp, tick};
 
 struct Watch {
     detect: Detect,
@@ -366,6 +366,22 @@ fn a_page_of_another_shape_begins_anew_after_a_restart_too() {
         watch.feed(&wide.scrape(101.0, "m1"));
     }
     assert_eq!(state(&running), state(&restored));
+}
+
+#[test]
+fn a_probe_that_was_due_before_the_rollout_does_not_date_its_trouble_back() {
+    let mut watch = Watch::new();
+    let mut real = Real::new(16, 0.2, 0.0);
+    watch.run(0..200, &mut |_, _, kind| real.answer(kind, 1.0));
+    watch.feed(&mark(200.0, "shop", "v2", MarkKind::Rollout));
+    for (place, member) in (0_u32..).zip(MEMBERS) {
+        let due = 199.4 + f64::from(place) * 0.2;
+        watch.feed(&probe(due, member, ProbeKind::LeaseGrant, (900.0, ProbeOutcome::Ok)));
+    }
+    watch.run(200..220, &mut |_, _, kind| real.answer(kind, 40.0));
+    let opened = watch.opened();
+    assert!(!opened.is_empty());
+    assert!(opened.iter().all(|(_, regression)| regression.onset >= stamp(200.0)), "{opened:?}");
 }
 
 #[test]
