@@ -174,6 +174,15 @@ impl EngineTask {
                     burn = burn.burn_long, excused = burn.excused, "burn"
                 ),
                 Conclusion::Verdict(verdict) => tell_verdict(&verdict.decision),
+                Conclusion::Alarm(alarm) => {
+                    warn!(
+                        raised = alarm.raised,
+                        holds = alarm.holds,
+                        ended = alarm.ended,
+                        "{}",
+                        alarm.sentence
+                    );
+                }
                 Conclusion::CaptureFailed(failed) => {
                     warn!(target = %failed.target, reason = %failed.reason, detail = %failed.detail, "no profile");
                 }

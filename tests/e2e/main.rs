@@ -29,6 +29,8 @@ mod versions;
 mod faults;
 // Log lines: slow ones become spans, keys stay, no line is lost over restarts and crashes.
 mod logs;
+// Alarms of etcd and data that differ: a finding each, and no rollout goes on over them.
+mod alarms;
 // The main job: a bad rollout, one signed signal, its end; and the agent killed in between.
 mod rollback;
 // A recording replays to the same lines in any zone; cut and changed files are told apart.

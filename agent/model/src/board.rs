@@ -20,7 +20,7 @@ pub struct Board {
     pub at: Stamp,
     /// Members seen.
     pub members: Vec<BoardMember>,
-    /// What is wrong with the members seen together, a sentence each: data that differ, alarms, version skew.
+    /// Alarms that stand, a sentence each: those of etcd, data that differ, version skew.
     #[serde(default)]
     pub warnings: Vec<String>,
     /// Objectives.

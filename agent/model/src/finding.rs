@@ -52,6 +52,8 @@ pub enum Conclusion {
     CaptureFailed(CaptureFailed),
     /// A decision changed its state.
     Verdict(Verdict),
+    /// Members say that something is wrong with them or with their data, or no longer say it.
+    Alarm(Alarm),
 }
 
 impl Conclusion {
@@ -66,6 +68,7 @@ impl Conclusion {
             Conclusion::ProfileDiff(_) => "profile_diff",
             Conclusion::CaptureFailed(_) => "capture_failed",
             Conclusion::Verdict(_) => "verdict",
+            Conclusion::Alarm(_) => "alarm",
         }
     }
 }
@@ -91,6 +94,25 @@ pub struct Regression {
     pub score: f64,
     /// What it was put down to, when a harmless cause is known (`leader move`, `defragmentation`, `planned restart of m2`).
     pub cause: Option<String>,
+    /// Why it was closed, where it did not come back by itself: `no data`.
+    pub ended: Option<String>,
+    /// Whether the node the member runs on explains it.
+    pub node: NodeCheck,
+}
+
+/// Whether the node itself explains a change: its CPU, the hypervisor's steal, its disks, its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeCheck {
+    /// Nobody looked, and why.
+    NotChecked(String),
+    /// The first seconds of the change against the minutes before it, with figures.
+    Checked {
+        /// What does not explain it, e.g. `steal 0.2 % (0.1 % before)`.
+        excluded: Vec<String>,
+        /// What began before it or with it on this node, and may be the cause instead.
+        rivals: Vec<String>,
+    },
 }
 
 /// A value and what it rests on.
@@ -333,4 +355,58 @@ pub struct Verdict {
     pub from: Option<crate::verdict::State>,
     /// The decision now.
     pub decision: Arc<Decision>,
+}
+
+/// Something is wrong with members or with their data: said once when it is seen first, and once when it is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// Names what stands, the same in the finding that ends it, e.g. `cdf818194e3a8c32 NOSPACE 8e9e05c52164694d`.
+    pub key: String,
+    /// What is wrong.
+    pub trouble: Trouble,
+    /// Starts or ends.
+    pub raised: bool,
+    /// Whether no further step of a rollout may begin while it stands.
+    pub holds: bool,
+    /// When it was seen first.
+    pub since: Stamp,
+    /// Members concerned, by name.
+    pub members: Vec<String>,
+    /// One sentence for a person at night.
+    pub sentence: String,
+    /// Why it stands no longer: `disarmed`, `hashes agree`, `one version`, `no data`.
+    pub ended: Option<String>,
+}
+
+/// What can be wrong with members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// etcd's alarm: the quota is used up, and the cluster refuses writes.
+    NoSpace {
+        /// Size of the member's database, where it tells.
+        db_size_bytes: Option<u64>,
+        /// Its quota: from its Status since 3.6, from its metrics page before.
+        quota_bytes: Option<u64>,
+    },
+    /// etcd's alarm: the member's data are not those of the others.
+    Corrupt,
+    /// An alarm of etcd's that is not known here.
+    Other(String),
+    /// HashKV at the same revision differs.
+    DifferentData {
+        /// The revision.
+        revision: u64,
+        /// The compact revision, the same at all of them.
+        compact_revision: u64,
+        /// Hash by member.
+        hashes: Vec<(String, u32)>,
+    },
+    /// Members run different versions.
+    VersionSkew {
+        /// Version by member.
+        versions: Vec<(String, String)>,
+        /// Minor releases between the oldest and the newest; one is an upgrade under way, more is not supported by etcd.
+        minors_apart: u64,
+    },
 }

@@ -68,6 +68,8 @@ pub struct Evidence {
     pub burn: Vec<crate::finding::Burn>,
     /// Regressions, before and after with counts.
     pub regressions: Vec<crate::finding::Regression>,
+    /// Alarms that stand: each is a reason to stop, none a reason to roll back.
+    pub alarms: Vec<crate::finding::Alarm>,
     /// Latest rollout marker, when it came.
     pub marked_at: Option<Stamp>,
     /// First sign of trouble.
@@ -78,8 +80,12 @@ pub struct Evidence {
     pub trace_ids: Vec<String>,
     /// Causes that were looked at and excluded.
     pub excluded: Vec<String>,
+    /// Causes that began before the trouble or with it and may explain it as well, e.g. `steal 31 % (0.2 % before)`.
+    pub rivals: Vec<String>,
     /// What was not checked, or is missing.
     pub unchecked: Vec<String>,
+    /// How sure it is that nothing else explains the trouble.
+    pub confidence: Confidence,
     /// Whether a cool-down holds this back.
     pub cool_down: Option<String>,
     /// Where the evidence lies on disk; filled by the rollback journal.
@@ -97,16 +103,31 @@ impl Evidence {
             request_share: None,
             burn: Vec::new(),
             regressions: Vec::new(),
+            alarms: Vec::new(),
             marked_at: None,
             onset: None,
             profile: ProfileState::None,
             trace_ids: Vec::new(),
             excluded: Vec::new(),
+            rivals: Vec::new(),
             unchecked: Vec::new(),
+            confidence: Confidence::Medium,
             cool_down: None,
             stored_at: None,
         }
     }
+}
+
+/// How sure it is that nothing but what the sentence names explains the trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// A rival cause was found on the node.
+    Low,
+    /// No rival was found, but not everywhere was looked.
+    Medium,
+    /// The node of each member concerned was looked at, and nothing there explains it.
+    High,
 }
 
 /// What is known of the profile that explains a decision.

@@ -1,18 +1,19 @@
 //! Robust baselines of metrics and probes; step and spike told apart; nothing learnt while an alarm is open.
 //!
 //! Owns what is watched and which findings come of it. Refuses to weigh them: whether a regression matters is
-//! `verdict`'s business. The findings of a record are about that record's member.
+//! `verdict`'s business.
 
 mod alarm;
 mod baseline;
 mod event;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 use std::collections::BTreeMap;
 
-use model::finding::{Conclusion, Measured, Regression, Shape};
+use model::finding::{Measured, NodeCheck, Regression, Shape};
 use model::mark::MarkKind;
 use model::probe::{Probe, ProbeKind, ProbeOutcome};
 use model::record::{Fact, Record};
@@ -118,6 +119,17 @@ pub struct Detect {
     event: Event,
     /// The latest rollout.
     rollout: Option<Stamp>,
+    /// Alarms that were closed because nothing was heard of their stream any more.
+    silenced: u64,
+}
+
+/// A regression that opens or closes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// The member; empty for what is watched over all of them.
+    pub member: String,
+    /// What is told.
+    pub regression: Regression,
 }
 
 /// A turn of an alarm, with what a finding says of it.
@@ -130,6 +142,8 @@ struct Turned {
     before: Measured,
     after: Measured,
     score: f64,
+    /// Why it closed, where it did not come back.
+    ended: Option<&'static str>,
 }
 
 impl Detect {
@@ -143,6 +157,7 @@ impl Detect {
             pools: BTreeMap::new(),
             event: Event::default(),
             rollout: None,
+            silenced: 0,
         }
     }
 
@@ -152,36 +167,41 @@ impl Detect {
     }
 
     /// Compares what a record says with what is usual. `excuses` must have seen the record.
-    pub fn observe(&mut self, record: &Record, excuses: &Excuses) -> Vec<Conclusion> {
+    pub fn observe(&mut self, record: &Record, excuses: &Excuses) -> Vec<Told> {
         let at = record.at;
+        let mut told = Vec::new();
         if at.mono_ns.saturating_add(REBOOT_NS) < self.newest_ns {
-            self.restart_clock();
+            told = self.restart_clock(at, excuses);
         }
         self.newest_ns = self.newest_ns.max(at.mono_ns);
-        if let Fact::Mark(mark) = &record.fact
-            && mark.kind == MarkKind::Rollout
-        {
-            self.part(at);
-        }
         let member = record.origin.member_name();
-        if member.is_empty() || !self.knows(member) {
-            return Vec::new();
-        }
         let turned = match &record.fact {
-            Fact::Probe(probe) if excuses.excuse(member, at).is_none() => self.probe(at, member, probe),
-            Fact::Scrape(scrape) => self.scrape(at, member, scrape),
+            Fact::Tick(_) => self.silence(at),
+            Fact::Mark(mark) if mark.kind == MarkKind::Rollout => {
+                self.part(at);
+                Vec::new()
+            }
+            // What was due before a rollout and answered after it would make the rollout's trouble begin before it.
+            Fact::Probe(_) if self.rollout.is_some_and(|rollout| at.mono_ns < rollout.mono_ns) => Vec::new(),
+            Fact::Probe(probe) if self.knows(member) && excuses.excuse(member, at).is_none() => {
+                self.probe(at, member, probe)
+            }
+            Fact::Scrape(scrape) if self.knows(member) => self.scrape(at, member, scrape),
             _ => Vec::new(),
         };
-        turned
-            .into_iter()
-            .filter_map(|turned| self.tell(at, turned, excuses))
-            .map(Conclusion::Regression)
-            .collect()
+        told.extend(turned.into_iter().filter_map(|turned| self.tell(at, turned, excuses)));
+        told
+    }
+
+    /// Regressions and alarms that had no finding, closed because nothing was heard of their stream any more.
+    #[must_use]
+    pub fn silenced(&self) -> u64 {
+        self.silenced
     }
 
     fn knows(&mut self, member: &str) -> bool {
-        if self.members.contains_key(member) {
-            return true;
+        if member.is_empty() || self.members.contains_key(member) {
+            return !member.is_empty();
         }
         let room = self.members.len() < MEMBERS_MAX;
         if room {
@@ -200,24 +220,6 @@ impl Detect {
         rows.for_each(|(_, stream)| stream.alarm.begin());
     }
 
-    /// After a reboot the stamps begin anew: baselines stay, alarms and deltas do not.
-    fn restart_clock(&mut self) {
-        for member in self.members.values_mut() {
-            member.cold_until_ns = 0;
-            for stream in member.probes.values_mut() {
-                *stream = Stream { baseline: stream.baseline.clone(), alarm: Alarm::default() };
-            }
-            for (meter, stream) in member.rows.values_mut() {
-                meter.reset();
-                stream.alarm = Alarm::default();
-            }
-        }
-        self.pools.clear();
-        self.event = Event::default();
-        self.rollout = None;
-        self.newest_ns = 0;
-    }
-
     fn probe(&mut self, at: Stamp, member: &str, probe: &Probe) -> Vec<Turned> {
         // What was not answered has no latency but the deadline's; what was refused has none at all.
         if !matches!(probe.outcome, ProbeOutcome::Ok | ProbeOutcome::TimedOut) {
@@ -231,7 +233,7 @@ impl Detect {
             return Vec::new();
         };
         let point = stream.baseline.standardise(value, LATENCY, warm_up);
-        let metric = format!("probe {} latency", probe.kind.name());
+        let metric = silence::metric(probe.kind);
         let mut turned = Vec::new();
         if let Some(point) = point {
             let turn = stream.alarm.observe(at, point, effect);
@@ -245,15 +247,8 @@ impl Detect {
             stream.learn(at, value, LATENCY, warm_up);
         }
         if pool_turn.is_some() || pool.is_open() {
-            let mut usual: Vec<f64> = self
-                .members
-                .values()
-                .filter_map(|member| member.probes.get(&probe.kind))
-                .flat_map(|stream| stream.baseline.values(LATENCY))
-                .collect();
-            let n = usual.len() as u64;
             let key = (String::new(), format!("{metric}{ALL_MEMBERS}"));
-            turned.extend(pool.turned(pool_turn, key, "s", measured(&mut usual, n)));
+            turned.extend(pool.turned(pool_turn, key, "s", usual(&self.members, probe.kind)));
         }
         turned
     }
@@ -310,7 +305,7 @@ impl Detect {
     }
 
     /// What of a turn becomes a finding.
-    fn tell(&mut self, at: Stamp, turned: Turned, excuses: &Excuses) -> Option<Regression> {
+    fn tell(&mut self, at: Stamp, turned: Turned, excuses: &Excuses) -> Option<Told> {
         let (rollout, onset) = (self.rollout, turned.onset);
         let fresh = rollout.is_some_and(|rollout| onset >= rollout && onset.since_ns(rollout) <= FRESH_NS);
         let at_once = |at| if fresh { excuses.restart(at) } else { excuses.cause(at) };
@@ -322,15 +317,16 @@ impl Detect {
             None if turned.calming => Tell::Nothing,
             None => self.event.lasts(at, &turned.key, at_once(at).as_ref()),
         };
-        let short = at.since_ns(turned.onset) < SPIKE_NS;
+        let short = turned.ended.is_none() && at.since_ns(turned.onset) < SPIKE_NS;
         let (open, shape, cause) = match told {
             Tell::Nothing => return None,
             Tell::Open => (true, Shape::Step, None),
             Tell::Close => (false, if short { Shape::Spike } else { Shape::Step }, None),
             Tell::Over(cause) => (false, Shape::Spike, Some(cause)),
         };
-        Some(Regression {
-            metric: turned.key.1,
+        let (member, metric) = turned.key;
+        let regression = Regression {
+            metric,
             unit: turned.unit.to_owned(),
             shape,
             open,
@@ -339,8 +335,19 @@ impl Detect {
             after: turned.after,
             score: turned.score,
             cause,
-        })
+            ended: turned.ended.map(str::to_owned),
+            node: NodeCheck::NotChecked("not looked at yet".to_owned()),
+        };
+        Some(Told { member, regression })
     }
+}
+
+/// What a probe takes at all members together while nothing is wrong.
+fn usual(members: &BTreeMap<String, Member>, kind: ProbeKind) -> Measured {
+    let streams = members.values().filter_map(|member| member.probes.get(&kind));
+    let mut usual: Vec<f64> = streams.flat_map(|stream| stream.baseline.values(LATENCY)).collect();
+    let n = usual.len() as u64;
+    measured(&mut usual, n)
 }
 
 impl Member {
@@ -389,6 +396,6 @@ impl Alarm {
         if turn == Some(Turn::Closed) {
             self.forget();
         }
-        Some(Turned { key, unit, turn, onset, calming, before, after, score })
+        Some(Turned { key, unit, turn, onset, calming, before, after, score, ended: None })
     }
 }

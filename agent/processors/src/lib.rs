@@ -2,11 +2,13 @@
 //!
 //! [`Engine::apply`] is the whole machine: the processors are its fields, called in order in one function.
 
+pub mod alarms;
 pub mod binomial;
 pub mod detect;
 pub mod diff;
 pub mod excuse;
 pub mod members;
+pub mod node;
 pub mod slo;
 pub mod stitch;
 #[cfg(test)]
@@ -20,6 +22,7 @@ use std::sync::Arc;
 
 use model::board::{Board, FINDINGS_MAX};
 use model::finding::{CallTree, Conclusion, Finding, Outcome, Regression, Shape};
+use model::origin::Origin;
 use model::record::{Fact, Record};
 use model::request::{Ask, Request};
 use model::time::{SECOND_NS, Stamp};
@@ -47,6 +50,8 @@ pub struct Engine {
     config: Config,
     excuses: excuse::Excuses,
     members: members::Members,
+    alarms: alarms::Alarms,
+    node: node::Node,
     detect: detect::Detect,
     slo: slo::Slo,
     stitch: stitch::Stitch,
@@ -68,6 +73,8 @@ impl Engine {
         Engine {
             excuses: excuse::Excuses::default(),
             members: members::Members::default(),
+            alarms: alarms::Alarms::default(),
+            node: node::Node::default(),
             detect: detect::Detect::new(&config.detect),
             slo: slo::Slo::new(&config.slo),
             stitch: stitch::Stitch::default(),
@@ -86,8 +93,12 @@ impl Engine {
 
     /// Takes one record and says all that follows from it.
     pub fn apply(&mut self, record: &Record) -> Outcome {
+        let mut outcome = Outcome::default();
         let mut conclusions = self.learn(record);
-        conclusions.extend(self.detect.observe(record, &self.excuses));
+        outcome.findings = self.about_members(record);
+        for finding in &outcome.findings {
+            outcome.requests.extend(self.ask(record, finding));
+        }
         conclusions.extend(self.slo.observe(record, &self.excuses));
         let closed = self.stitch.observe(record);
         let trees: Vec<&CallTree> = closed.iter().filter_map(as_tree).collect();
@@ -95,16 +106,13 @@ impl Engine {
         conclusions.extend(closed);
         conclusions.extend(edges);
         conclusions.extend(self.diff.observe(record));
-        let mut outcome = Outcome::default();
         for conclusion in conclusions {
-            let finding = self.number(record, conclusion);
-            outcome.requests.extend(self.ask(record, &finding));
-            outcome.findings.push(finding);
+            outcome.findings.push(self.number(record.at, &record.origin, conclusion));
         }
-        let judgement = self.verdict.observe(record, &outcome.findings, &self.excuses);
+        let known = verdict::Known { excuses: &self.excuses, node: &self.node };
+        let judgement = self.verdict.observe(record, &outcome.findings, known);
         for transition in judgement.transitions {
-            let finding = self.number(record, transition);
-            outcome.findings.push(finding);
+            outcome.findings.push(self.number(record.at, &record.origin, transition));
         }
         outcome.decisions = judgement.decisions;
         self.remember(&outcome.findings);
@@ -117,7 +125,7 @@ impl Engine {
         Board {
             at,
             members: self.members.board(at),
-            warnings: self.members.warnings(),
+            warnings: self.alarms.warnings(),
             slos: self.slo.board(),
             decisions: self.verdict.decisions(),
             findings: self.recent.iter().cloned().collect(),
@@ -134,6 +142,8 @@ impl Engine {
             ("edges_unsure", self.topology.unsure()),
             ("edges_without_room", self.topology.overflow()),
             ("verdict_targets", self.verdict.skipped()),
+            ("alarms_without_room", self.alarms.skipped()),
+            ("regressions_without_data", self.detect.silenced()),
         ];
         skipped.retain(|(_, count)| *count > 0);
         skipped
@@ -149,6 +159,7 @@ impl Engine {
     fn learn(&mut self, record: &Record) -> Vec<Conclusion> {
         self.excuses.observe(record);
         self.members.observe(record);
+        self.node.observe(record);
         match &record.fact {
             Fact::Config(json) => return self.configure(json),
             Fact::Mark(mark) if mark.kind == model::mark::MarkKind::Rollout && mark.rollback_of.is_none() => {
@@ -176,9 +187,26 @@ impl Engine {
         }
     }
 
-    fn number(&mut self, record: &Record, conclusion: Conclusion) -> Finding {
+    /// What is concluded of a member, under its own name: a tick may end what its own records began.
+    fn about_members(&mut self, record: &Record) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for said in self.alarms.observe(record) {
+            findings.push(self.number(record.at, &said.origin, Conclusion::Alarm(said.alarm)));
+        }
+        for told in self.detect.observe(record, &self.excuses) {
+            let mut regression = told.regression;
+            regression.node = self.node.check(&told.member, regression.onset);
+            let is_other = !told.member.is_empty() && told.member != record.origin.member_name();
+            let other = is_other.then(|| self.members.origin(&told.member)).flatten();
+            let origin = other.unwrap_or_else(|| Arc::clone(&record.origin));
+            findings.push(self.number(record.at, &origin, Conclusion::Regression(regression)));
+        }
+        findings
+    }
+
+    fn number(&mut self, at: Stamp, origin: &Arc<Origin>, conclusion: Conclusion) -> Finding {
         self.last_finding += 1;
-        Finding { id: self.last_finding, at: record.at, origin: Arc::clone(&record.origin), conclusion }
+        Finding { id: self.last_finding, at, origin: Arc::clone(origin), conclusion }
     }
 
     /// A step without a harmless cause wants a profile of the member it was seen at.
@@ -227,27 +255,107 @@ fn wants_profile(regression: &Regression) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use model::finding::{Conclusion, Lane};
+    use model::mark::MarkKind;
     use model::probe::{ProbeKind, ProbeOutcome};
     use model::verdict::State;
 
-    use super::{Config, Engine};
-    use crate::story::{Noise, second};
+    use super::{Config, Engine, Record};
+    use crate::slo::Objective;
+    use crate::story::{Noise, drive, mark, slow_call};
 
     #[test]
     fn an_incident_that_is_over_leaves_nothing_open_at_any_member() {
         for seed in 1..=6 {
             let mut engine = Engine::new(Config::default());
             let mut noise = Noise::new(seed * 31);
-            for now in 0..900 {
-                let factor = if (300..360).contains(&now) { 25.0 } else { 1.0 };
-                let mut answer =
-                    |_: f64, _: &str, _: ProbeKind| (noise.around(4.0 * factor, 0.3), ProbeOutcome::Ok);
-                for record in second(now, &mut answer) {
-                    engine.apply(&record);
-                }
-            }
+            let mut answer = |at: f64, _: &str, _: ProbeKind| {
+                let factor = if (300.0..360.0).contains(&at) { 25.0 } else { 1.0 };
+                (noise.around(4.0 * factor, 0.3), ProbeOutcome::Ok)
+            };
+            drive(0..900, &mut answer, &mut |record| drop(engine.apply(record)));
             let states: Vec<State> = engine.decisions().iter().map(|decision| decision.state).collect();
             assert_eq!(states, [State::Pass], "seed {seed}");
         }
+    }
+
+    /// The demo's cluster: an engine at the demo's write limit that may signal, after so much clean history.
+    struct Demo {
+        engine: Engine,
+        noise: Noise,
+        quiet_s: u32,
+        /// (second, what fired by then) of each rollback that was decided for the shop.
+        rollbacks: Vec<(f64, Vec<Lane>)>,
+        fired: Vec<Lane>,
+    }
+
+    impl Demo {
+        fn after(quiet_s: u32) -> Demo {
+            let mut config = Config::default();
+            config.slo.write = Objective { target_ppm: 990_000, limit_ms: 32 };
+            config.verdict.enforce = true;
+            let engine = Engine::new(config);
+            Demo { engine, noise: Noise::new(7), quiet_s, rollbacks: Vec::new(), fired: Vec::new() }
+        }
+
+        fn apply(&mut self, record: &Record) {
+            let outcome = self.engine.apply(record);
+            for finding in &outcome.findings {
+                if let Conclusion::Burn(burn) = &finding.conclusion
+                    && burn.firing
+                    && burn.votes
+                {
+                    self.fired.push(burn.lane.clone());
+                }
+            }
+            let rolls_back =
+                outcome.decisions.iter().any(|one| one.target == "shop" && one.state == State::Rollback);
+            if rolls_back {
+                self.rollbacks.push((crate::binomial::to_f64(record.at.mono_ns) / 1e9, self.fired.clone()));
+            }
+        }
+
+        /// Healthy until two seconds after the rollout, then LeaseGrant and LeaseRevoke 153 ms, linearizable reads 112 ms.
+        fn run(&mut self, seconds: std::ops::Range<u32>) {
+            let onset = f64::from(self.quiet_s + 2);
+            let mut noise = std::mem::replace(&mut self.noise, Noise::new(1));
+            let mut answer = |at: f64, _: &str, kind: ProbeKind| {
+                let writes = matches!(kind, ProbeKind::LeaseGrant | ProbeKind::LeaseRevoke);
+                let median = match (at < onset, writes) {
+                    (true, _) => 5.0,
+                    (false, true) => 77.0,
+                    (false, false) => 112.0,
+                };
+                (noise.around(median, 0.4), ProbeOutcome::Ok)
+            };
+            drive(seconds, &mut answer, &mut |record| self.apply(record));
+            self.noise = noise;
+        }
+    }
+
+    fn check_signal(quiet_s: u32) {
+        let mut demo = Demo::after(quiet_s);
+        demo.run(0..quiet_s);
+        demo.apply(&mark(f64::from(quiet_s), "shop", "v2", MarkKind::Rollout));
+        for (now, number) in (quiet_s..quiet_s + 40).zip(1..) {
+            demo.run(now..now + 1);
+            if now > quiet_s + 2 {
+                demo.apply(&slow_call(f64::from(now) + 0.9995, "shop", "v2", number));
+            }
+        }
+        let (at, fired) = demo.rollbacks.first().expect("a rollback");
+        let after_s = at - f64::from(quiet_s + 2);
+        assert!((0.0..=30.0).contains(&after_s), "after {quiet_s} s of history: signalled after {after_s} s");
+        assert!(
+            fired.iter().all(|lane| matches!(lane, Lane::Change { .. })),
+            "an hour's tier is slower: {fired:?}"
+        );
+        println!("after {quiet_s} s of clean history: rollback {after_s:.1} s after the onset");
+    }
+
+    #[test]
+    fn the_demos_incident_is_signalled_in_seconds_after_a_minute_and_after_an_hour_of_clean_history() {
+        check_signal(60);
+        check_signal(3_600);
     }
 }

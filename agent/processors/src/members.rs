@@ -1,21 +1,16 @@
-//! The board's view of each member: last account, last page, probe latencies of five minutes; and what members' accounts say
-//! only side by side. Concludes nothing.
-
-mod warnings;
+//! The board's view of each member: last account, last page, probe latencies of five minutes. Concludes nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use model::board::{BoardLatency, BoardMember};
-use model::member::{HashKv, MemberFact, MemberState};
+use model::member::{MemberFact, MemberState};
 use model::origin::Origin;
 use model::probe::{Probe, ProbeKind, ProbeOutcome};
 use model::record::{Fact, Record};
 use model::scrape::ScrapeOutcome;
 use model::time::{SECOND_NS, Stamp};
 use serde::{Deserialize, Serialize};
-
-use warnings::Account;
 
 /// How far back latencies are shown.
 const LATENCY_NS: u64 = 300 * SECOND_NS;
@@ -35,8 +30,6 @@ struct Seen {
     origin: Arc<Origin>,
     up: Option<bool>,
     state: Option<MemberState>,
-    /// The last hash of its data (accounts between two hashes carry none), and the version that computed it.
-    hash: Option<(HashKv, String)>,
     results: BTreeMap<ProbeKind, VecDeque<Answer>>,
 }
 
@@ -58,12 +51,7 @@ impl Members {
         seen.origin = Arc::clone(&record.origin);
         match &record.fact {
             Fact::Scrape(scrape) => seen.up = Some(scrape.outcome == ScrapeOutcome::Up),
-            Fact::Member(MemberFact::Answered(state)) => {
-                if let Some(hash) = state.hash {
-                    seen.hash = Some((hash, state.version.clone()));
-                }
-                seen.state = Some(MemberState::clone(state));
-            }
+            Fact::Member(MemberFact::Answered(state)) => seen.state = Some(MemberState::clone(state)),
             Fact::Member(MemberFact::Silent { .. }) => seen.state = None,
             Fact::Probe(probe) => seen.probe(probe, record.at),
             _ => {}
@@ -76,18 +64,10 @@ impl Members {
         self.known.values().map(|seen| seen.board(at)).collect()
     }
 
-    /// What is wrong with the members that answer, taken together: a sentence each, in a fixed order.
+    /// Who a member is, as its last record said.
     #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        let accounts: Vec<Account<'_>> = self
-            .known
-            .iter()
-            .filter_map(|(name, seen)| {
-                let hash = seen.hash.as_ref().map(|(hash, version)| (*hash, version.as_str()));
-                Some(Account { name, state: seen.state.as_ref()?, hash })
-            })
-            .collect();
-        warnings::of(&accounts)
+    pub fn origin(&self, name: &str) -> Option<Arc<Origin>> {
+        self.known.get(name).map(|seen| Arc::clone(&seen.origin))
     }
 }
 
@@ -148,35 +128,7 @@ fn count(n: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use model::member::{HashKv, MemberFact, MemberState};
-    use model::origin::{MemberRef, Origin};
-    use model::record::{Fact, Record};
-    use model::time::Stamp;
-
-    use super::{Arc, Members, quantile};
-
-    fn account(name: &str, hash: Option<u32>) -> Record {
-        let member = MemberRef { id: None, name: name.to_owned(), endpoint: String::new() };
-        let origin = Arc::new(Origin { member: Some(member), ..Origin::default() });
-        let hash = hash.map(|hash| HashKv { revision: 4, compact_revision: 1, hash });
-        let state = MemberState { version: "3.6.4".to_owned(), hash, ..MemberState::default() };
-        Record { at: Stamp::default(), origin, fact: Fact::Member(MemberFact::Answered(Box::new(state))) }
-    }
-
-    #[test]
-    fn a_hash_is_kept_over_accounts_without_one_and_silence_is_no_warning() {
-        let mut members = Members::default();
-        for record in [account("m1", Some(1)), account("m1", None), account("m2", Some(2))] {
-            members.observe(&record);
-        }
-        let told = "hashes of m1 and m2 differ at revision 4: the data differ (m1 00000001, m2 00000002)";
-        assert_eq!(members.warnings(), [told]);
-        let silent = MemberFact::Silent { reason: "refused".to_owned(), detail: String::new() };
-        members.observe(&Record { fact: Fact::Member(silent), ..account("m2", None) });
-        assert_eq!(members.warnings(), Vec::<String>::new());
-        members.observe(&account("m2", Some(1)));
-        assert_eq!(members.warnings(), Vec::<String>::new());
-    }
+    use super::quantile;
 
     #[test]
     fn percentiles_are_left_out_where_n_is_too_small() {

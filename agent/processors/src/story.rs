@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use model::log::{LogBatch, LogEvent, Meaning, Receipt, Severity, Work};
 use model::mark::{Mark, MarkKind, MarkSource};
 use model::origin::{MemberRef, Origin};
 use model::probe::{Probe, ProbeKind, ProbeOutcome};
@@ -97,6 +98,68 @@ pub(crate) fn second(
     records.sort_by_key(|record| record.at);
     records.push(tick(f64::from(second) + 0.999));
     records
+}
+
+/// Drives three members through `seconds`: `answer` as in [`second`], and every record goes to `feed`.
+pub(crate) fn drive(
+    seconds: std::ops::Range<u32>,
+    answer: &mut dyn FnMut(f64, &str, ProbeKind) -> (f64, ProbeOutcome),
+    feed: &mut dyn FnMut(&Record),
+) {
+    for now in seconds {
+        second(now, answer).iter().for_each(&mut *feed);
+    }
+}
+
+/// What `service` and m1 log of one slow range: the service's work, its call to m1, and etcd's own line of that request.
+pub(crate) fn slow_call(seconds: f64, service: &str, revision: &str, number: u8) -> Record {
+    const MS: u64 = 1_000_000;
+    let end_ns = stamp(seconds).wall_ns;
+    let work = |operation: &str, took_ms: u64, peer: Option<&str>| Work {
+        operation: operation.to_owned(),
+        start_ns: end_ns - took_ms * MS,
+        duration_ns: (took_ms - 1) * MS,
+        peer: peer.map(str::to_owned),
+        failed: false,
+        key: None,
+    };
+    let event = |service: &str, ids: Option<(u8, Option<u8>)>, meaning: Meaning| LogEvent {
+        time_ns: end_ns,
+        severity: Severity::Info,
+        service: service.to_owned(),
+        revision: ids.map(|_| revision.to_owned()),
+        message: String::new(),
+        trace_id: ids.map(|_| [number.max(1); 16]),
+        span_id: ids.map(|(span, _)| [span; 8]),
+        parent_span_id: ids.and_then(|(_, parent)| parent).map(|parent| [parent; 8]),
+        meaning,
+        attributes: ids
+            .and_then(|(_, parent)| parent)
+            .map(|_| ("peer".to_owned(), "m1:2379".to_owned()))
+            .into_iter()
+            .collect(),
+        ship: true,
+    };
+    let request = Meaning::EtcdRequest {
+        work: work("/etcdserverpb.KV/Range", 102, None),
+        remote: "127.0.0.1:50608".to_owned(),
+        response_count: 30_000,
+        response_bytes: 6_784_832,
+    };
+    let events = vec![
+        event(service, Some((1, None)), Meaning::Work(work("list", 110, None))),
+        event(service, Some((2, Some(1))), Meaning::Work(work("range", 104, Some("m1:2379")))),
+        event("etcd", None, request),
+    ];
+    let batch = LogBatch {
+        file: "m1.log".into(),
+        lines: 3,
+        events,
+        rejects: Vec::new(),
+        lost_bytes: 0,
+        receipt: Receipt::default(),
+    };
+    record(seconds, "m1", Fact::Logs(batch))
 }
 
 /// Lognormal noise from a fixed seed.

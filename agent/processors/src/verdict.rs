@@ -2,16 +2,18 @@
 //!
 //! Owns the state machine and the only place where [`Evidence`] is assembled. Refuses to decide on less than it names:
 //! what is missing makes `unknown`, what is not linked to the target makes `hold`, and only a rollout marker that fits in
-//! time, place and caller makes `rollback`. The profile diff explains; it does not vote.
+//! time, place and caller makes `rollback`. While an alarm of the members stands there is only `hold`: an older revision
+//! frees no space and mends no data. The profile diff explains; it does not vote.
 
 mod evidence;
 mod notes;
+mod rivals;
 mod target;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use model::finding::{Burn, Conclusion, Finding, Lane, Regression, Shape, Verdict as Transition};
+use model::finding::{Alarm, Burn, Conclusion, Finding, Lane, Regression, Shape, Verdict as Transition};
 use model::mark::{Mark, MarkKind};
 use model::record::{Fact, Record};
 use model::request::{Ask, Request};
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use self::target::Judged;
 use crate::excuse::Excuses;
+use crate::node::Node;
 use crate::slo;
 
 /// Target of the decision about the cluster as a whole, which no marker can arm.
@@ -68,6 +71,8 @@ pub struct Verdict {
     targets: BTreeMap<String, Judged>,
     burning: BTreeMap<String, Firing>,
     regressed: BTreeMap<String, Opened>,
+    /// Alarms that stand, by their key.
+    alarms: BTreeMap<String, Alarm>,
     links: VecDeque<Link>,
     profiles: BTreeMap<String, ProfileState>,
     captures: BTreeMap<u64, String>,
@@ -75,6 +80,8 @@ pub struct Verdict {
     probes: u64,
     last_probe: Option<Stamp>,
     harmless: Option<String>,
+    /// Members that run on the agent's own node.
+    here: BTreeSet<String>,
     skipped: u64,
 }
 
@@ -108,6 +115,15 @@ struct Signalled {
     target: String,
     revision: String,
     at_wall_ns: u64,
+}
+
+/// What else is known at a record, both of which must have seen it.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Harmless causes.
+    pub excuses: &'a Excuses,
+    /// The agent's own node.
+    pub node: &'a Node,
 }
 
 /// What one record did to the decisions.
@@ -154,7 +170,7 @@ impl Verdict {
     }
 
     /// Weighs one record and what was concluded from it; judges on ticks.
-    pub fn observe(&mut self, record: &Record, findings: &[Finding], excuses: &Excuses) -> Judgement {
+    pub fn observe(&mut self, record: &Record, findings: &[Finding], known: Known<'_>) -> Judgement {
         match &record.fact {
             Fact::Mark(mark) => self.mark(mark, record.at),
             Fact::Probe(probe) if slo::is_data(&probe.outcome) => self.probe(record.at),
@@ -165,7 +181,9 @@ impl Verdict {
         }
         match record.fact {
             Fact::Tick(_) => {
-                self.harmless = excuses.cause(record.at);
+                self.harmless = known.excuses.cause(record.at);
+                self.targets.entry(CLUSTER.to_owned()).or_default();
+                self.look_at(known.node, record.at);
                 self.judge(record.at)
             }
             _ => Judgement::default(),
@@ -197,7 +215,6 @@ impl Verdict {
     }
 
     fn judge(&mut self, now: Stamp) -> Judgement {
-        self.targets.entry(CLUSTER.to_owned()).or_default();
         let fitting = self.fitting(now);
         let names: Vec<String> = self.targets.keys().cloned().collect();
         let mut judgement = Judgement::default();
@@ -251,6 +268,11 @@ impl Verdict {
             .filter(|opened| opened.regression.cause.is_none() && opened.regression.shape == Shape::Step)
     }
 
+    /// Alarms that let nothing begin.
+    fn holding(&self) -> impl Iterator<Item = &Alarm> {
+        self.alarms.values().filter(|alarm| alarm.holds)
+    }
+
     /// Burns that may cost this target its revision: its own change window, or a page tier.
     fn burns_against(&self, name: &str, judged: &Judged) -> Vec<&Firing> {
         self.voting_burns()
@@ -275,6 +297,10 @@ impl Verdict {
 
     fn weigh(&self, name: &str, fitting: &[String], now: Stamp) -> State {
         let Some(judged) = self.targets.get(name) else { return State::Unknown };
+        // A signal that is out is taken back too: what it asks for cannot help while the cluster refuses writes or differs.
+        if self.holding().next().is_some() {
+            return State::Hold;
+        }
         if name == CLUSTER {
             return self.weigh_cluster(now);
         }
@@ -390,6 +416,10 @@ fn same(known: &Decision, new: &Decision) -> bool {
         && known.evidence.profile == new.evidence.profile
         && known.evidence.burn.len() == new.evidence.burn.len()
         && known.evidence.regressions.len() == new.evidence.regressions.len()
+        && known.evidence.alarms.len() == new.evidence.alarms.len()
+        && known.evidence.confidence == new.evidence.confidence
+        // Their figures settle within a few readings of the onset.
+        && known.evidence.rivals == new.evidence.rivals
         && (known.evidence.trace_ids.is_empty() == new.evidence.trace_ids.is_empty())
 }
 

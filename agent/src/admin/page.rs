@@ -157,9 +157,14 @@ fn describe(conclusion: &Conclusion) -> String {
     match conclusion {
         Conclusion::Regression(found) => {
             let cause = found.cause.as_ref().map_or(String::new(), |cause| format!(", put down to {cause}"));
-            let verb = if found.open { "left its baseline" } else { "came back" };
+            let verb = match (found.open, &found.ended) {
+                (true, _) => "left its baseline",
+                (false, None) => "came back",
+                (false, Some(_)) => "is no longer judged",
+            };
             let (before, after, unit) = (found.before.value, found.after.value, &found.unit);
-            format!("{} {verb}: {before:.4} → {after:.4} {unit}{cause}", found.metric)
+            let ended = found.ended.as_ref().map_or(String::new(), |ended| format!(", closed: {ended}"));
+            format!("{} {verb}: {before:.4} → {after:.4} {unit}{cause}{ended}", found.metric)
         }
         Conclusion::Burn(burn) => {
             let lane = match &burn.lane {
@@ -187,6 +192,10 @@ fn describe(conclusion: &Conclusion) -> String {
             let decision = &verdict.decision;
             format!("{} {}: {}", decision.target, decision.state.name(), decision.evidence.sentence)
         }
+        Conclusion::Alarm(alarm) => match &alarm.ended {
+            Some(ended) => format!("over ({ended}): {}", alarm.sentence),
+            None => alarm.sentence.clone(),
+        },
         Conclusion::CallTree(tree) => format!("{} spans", tree.spans.len()),
         Conclusion::Edge(edge) => format!("{} → {} {}", edge.caller, edge.callee, edge.operation),
     }

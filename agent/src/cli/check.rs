@@ -16,6 +16,7 @@ use model::inbox::Inbox;
 use model::ledger::Ledger;
 use model::member::MemberState;
 use model::time::Clock;
+use processors::alarms::Alarms;
 use processors::members::Members;
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -118,13 +119,13 @@ async fn all(config: &Config, socket: &Path) -> Result<Checked, Failure> {
         return Err(Failure::new(Exit::TargetDown, anyhow!("no etcd member found; name one with --config")));
     }
     let clock = clock::system();
-    let (seen, board) =
+    let ((seen, alarms), board) =
         tokio::join!(ask(config, &targets, clock.clone()), daemon(socket, config.admin.listen));
     let (daemon, daemon_unknown) = match board {
         Ok(board) => (Some(board), None),
         Err(why) => (None, Some(why)),
     };
-    let warnings = warnings(seen.warnings(), daemon.as_ref());
+    let warnings = warnings(alarms.warnings(), daemon.as_ref());
     let members = seen.board(clock.now()).into_iter().map(row).collect();
     let slo = worst(daemon.as_ref()).to_owned();
     Ok(Checked { schema_version: 1, members, warnings, slo, daemon, daemon_unknown })
@@ -149,7 +150,7 @@ fn warnings(mut seen: Vec<String>, daemon: Option<&Board>) -> Vec<String> {
 }
 
 /// Probes all members for a few seconds, reads only.
-async fn ask(config: &Config, targets: &[Target], clock: Clock) -> Members {
+async fn ask(config: &Config, targets: &[Target], clock: Clock) -> (Members, Alarms) {
     let ledger = Ledger::default();
     let cancel = CancellationToken::new();
     let (inbox, mut records) = Inbox::new(INBOX_RECORDS, 16 << 10);
@@ -166,20 +167,23 @@ async fn ask(config: &Config, targets: &[Target], clock: Clock) -> Members {
         sources.spawn(prober.run(inbox.clone(), cancel.clone()));
     }
     drop(inbox);
-    let mut members = Members::default();
+    let (mut members, mut alarms) = (Members::default(), Alarms::default());
     let end = tokio::time::sleep(LASTS + config.probe.deadline);
     tokio::pin!(end);
     loop {
         tokio::select! {
             envelope = records.recv() => match envelope {
-                Some(envelope) => members.observe(&envelope.record),
+                Some(envelope) => {
+                    members.observe(&envelope.record);
+                    alarms.observe(&envelope.record);
+                }
                 None => break,
             },
             () = &mut end => cancel.cancel(),
         }
     }
     sources.shutdown().await;
-    members
+    (members, alarms)
 }
 
 fn row(member: BoardMember) -> Row {

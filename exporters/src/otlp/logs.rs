@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use model::finding::{Conclusion, Finding};
+use model::finding::{Conclusion, Finding, Trouble};
 use model::log::{LogBatch, LogEvent, Meaning, Severity, Work};
 use model::record::Record;
 use model::verdict::State;
@@ -144,6 +144,12 @@ fn importance(conclusion: &Conclusion) -> Option<Severity> {
             State::Rollback => Severity::Error,
             State::Hold => Severity::Warn,
             State::Unknown | State::Pass => Severity::Info,
+        }),
+        Conclusion::Alarm(alarm) => Some(match alarm.trouble {
+            _ if !alarm.raised => Severity::Info,
+            Trouble::VersionSkew { .. } if !alarm.holds => Severity::Info,
+            Trouble::VersionSkew { .. } => Severity::Warn,
+            _ => Severity::Error,
         }),
         Conclusion::CallTree(_) | Conclusion::Edge(_) => None,
     }

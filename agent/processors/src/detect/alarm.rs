@@ -130,6 +130,17 @@ impl Alarm {
         self.fall > 0.0
     }
 
+    /// Open, and without a point for longer than `longest_ns`.
+    pub(super) fn is_forgotten(&self, at: Stamp, longest_ns: u64) -> bool {
+        self.is_open && self.since.back().is_none_or(|kept| at.since_ns(kept.at) > longest_ns)
+    }
+
+    /// Closes it without a point that says so; the evidence stays until [`Alarm::forget`].
+    pub(super) fn end(&mut self) -> Turn {
+        self.is_open = false;
+        Turn::Closed
+    }
+
     /// First instant of the change; only while it is open or has just closed.
     pub(super) fn onset(&self) -> Option<Stamp> {
         self.onset

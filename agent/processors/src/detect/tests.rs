@@ -1,13 +1,13 @@
 //! Stories of quiet and of change.
 
-use model::finding::{Conclusion, Regression, Shape};
+use model::finding::{Regression, Shape};
 use model::mark::MarkKind;
 use model::probe::{ProbeKind, ProbeOutcome};
 use model::record::Record;
 
 use super::{Config, Detect};
 use crate::excuse::Excuses;
-use crate::story::{MEMBERS, Noise, Page, mark, second, stamp};
+use crate::story::{MEMBERS, Noise, Page, drive, mark, probe, stamp, tick};
 
 struct Watch {
     detect: Detect,
@@ -22,10 +22,8 @@ impl Watch {
 
     fn feed(&mut self, record: &Record) {
         self.excuses.observe(record);
-        for conclusion in self.detect.observe(record, &self.excuses) {
-            if let Conclusion::Regression(regression) = conclusion {
-                self.found.push((super::seconds(record.at.mono_ns), regression));
-            }
+        for told in self.detect.observe(record, &self.excuses) {
+            self.found.push((super::seconds(record.at.mono_ns), told.regression));
         }
     }
 
@@ -34,11 +32,7 @@ impl Watch {
         seconds: std::ops::Range<u32>,
         answer: &mut dyn FnMut(f64, &str, ProbeKind) -> (f64, ProbeOutcome),
     ) {
-        for now in seconds {
-            for record in second(now, answer) {
-                self.feed(&record);
-            }
-        }
+        drive(seconds, answer, &mut |record| self.feed(record));
     }
 
     fn opened(&self) -> Vec<&(f64, Regression)> {
@@ -372,4 +366,62 @@ fn a_page_of_another_shape_begins_anew_after_a_restart_too() {
         watch.feed(&wide.scrape(101.0, "m1"));
     }
     assert_eq!(state(&running), state(&restored));
+}
+
+#[test]
+fn a_probe_that_was_due_before_the_rollout_does_not_date_its_trouble_back() {
+    let mut watch = Watch::new();
+    let mut real = Real::new(16, 0.2, 0.0);
+    watch.run(0..200, &mut |_, _, kind| real.answer(kind, 1.0));
+    watch.feed(&mark(200.0, "shop", "v2", MarkKind::Rollout));
+    for (place, member) in (0_u32..).zip(MEMBERS) {
+        let due = 199.4 + f64::from(place) * 0.2;
+        watch.feed(&probe(due, member, ProbeKind::LeaseGrant, (900.0, ProbeOutcome::Ok)));
+    }
+    watch.run(200..220, &mut |_, _, kind| real.answer(kind, 40.0));
+    let opened = watch.opened();
+    assert!(!opened.is_empty());
+    assert!(opened.iter().all(|(_, regression)| regression.onset >= stamp(200.0)), "{opened:?}");
+}
+
+#[test]
+fn a_regression_of_a_member_that_tells_nothing_any_more_is_closed_without_data() {
+    let mut watch = Watch::new();
+    let mut real = Real::new(17, 0.2, 0.0);
+    watch.run(0..320, &mut |at, member, kind| match member {
+        "m1" if at >= 300.0 => real.answer(kind, 40.0),
+        _ => real.answer(kind, 1.0),
+    });
+    let opened = watch.opened().len();
+    assert!(opened >= 1, "{:?}", watch.found);
+    // It is gone: its probes are refused, which is no latency.
+    watch.run(320..600, &mut |_, member, kind| match member {
+        "m1" => (1.0, ProbeOutcome::Refused),
+        _ => real.answer(kind, 1.0),
+    });
+    let closed: Vec<_> = watch.found.iter().filter(|(_, regression)| !regression.open).collect();
+    assert_eq!(closed.len(), opened, "{:?}", watch.found);
+    let without: Vec<_> = closed.iter().filter(|(_, one)| one.ended.as_deref() == Some("no data")).collect();
+    assert!(!without.is_empty() && watch.detect.silenced() >= without.len() as u64, "{closed:?}");
+    assert!(
+        without.iter().all(|(at, one)| (495.0..515.0).contains(at) && one.shape == Shape::Step),
+        "{closed:?}"
+    );
+}
+
+#[test]
+fn silence_of_all_closes_what_is_watched_over_all_members() {
+    let mut watch = Watch::new();
+    let mut real = Real::new(18, 0.2, 0.0);
+    watch.run(0..320, &mut |at, _, kind| real.answer(kind, if at < 300.0 { 1.0 } else { 40.0 }));
+    let opened = watch.opened().len();
+    for now in 320..520 {
+        watch.feed(&tick(f64::from(now)));
+    }
+    let closed = watch.found.iter().filter(|(_, one)| one.ended.is_some()).count();
+    assert!(opened > 0 && closed == opened, "{:?}", watch.found);
+    for now in 520..1_000 {
+        watch.feed(&tick(f64::from(now)));
+    }
+    assert_eq!(watch.found.len(), opened + closed, "said once");
 }

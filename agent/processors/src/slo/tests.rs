@@ -8,7 +8,7 @@ use model::record::{Fact, Record};
 use super::{Config, Counts, Name, Objective, Slo};
 use crate::Engine;
 use crate::excuse::Excuses;
-use crate::story::{Noise, Page, mark, probe, put_back, second, tick};
+use crate::story::{Noise, Page, drive, mark, probe, put_back, second, tick};
 
 /// The two processors, fed together, and every burn with the second it came in.
 struct Watch {
@@ -42,11 +42,7 @@ impl Watch {
         seconds: std::ops::Range<u32>,
         answer: &mut dyn FnMut(f64, &str, ProbeKind) -> (f64, ProbeOutcome),
     ) {
-        for now in seconds {
-            for record in second(now, answer) {
-                self.feed(&record);
-            }
-        }
+        drive(seconds, answer, &mut |record| self.feed(record));
     }
 
     fn first(&self, lane: fn(&Lane) -> bool, slo: &str, firing: bool) -> Option<&(u64, Burn)> {

@@ -6,8 +6,9 @@ use model::verdict::{Decision, Evidence, ProfileState, State};
 
 use super::target::Judged;
 use super::{CLUSTER, PROBES_ENOUGH, SILENT_NS, Verdict};
+use crate::alarms::figures;
 
-/// Regressions and burns quoted in one piece of evidence: a person reads a handful.
+/// Regressions, burns and alarms quoted in one piece of evidence: a person reads a handful.
 const QUOTED_MAX: usize = 8;
 /// Trace ids quoted.
 const TRACES_MAX: usize = 5;
@@ -42,7 +43,9 @@ impl Verdict {
             self.regressed.values().map(|opened| opened.regression.clone()).take(QUOTED_MAX).collect();
         let links = self.links_from(name, judged);
         let mut evidence = Evidence::assemble(self.sentence(name, judged, (state, now), &burns));
-        evidence.members = members(&burns, self.regressed.values().map(|opened| opened.member.as_str()));
+        let alarmed = self.holding().flat_map(|alarm| alarm.members.iter().map(String::as_str));
+        let regressed = self.regressed.values().map(|opened| opened.member.as_str());
+        evidence.members = members(&burns, regressed.chain(alarmed));
         if !links.is_empty() {
             evidence.callers.push(name.to_owned());
         }
@@ -60,6 +63,10 @@ impl Verdict {
             .map(|left_s| format!("a rollback of {name} was signalled; the next waits {left_s} s more"));
         evidence.excluded = self.excluded(&burns);
         evidence.unchecked = self.unchecked(name, judged, links.is_empty());
+        if matches!(state, State::Hold | State::Rollback) {
+            self.name_rivals(judged, &mut evidence);
+        }
+        evidence.alarms = self.alarms.values().take(QUOTED_MAX).cloned().collect();
         evidence.burn = burns;
         evidence.regressions = regressions;
         evidence
@@ -79,18 +86,31 @@ impl Verdict {
                 || format!("{name}: enough data and nothing wrong"),
                 |back| format!("{name}: recovered since {} was put back for {revision}", back.to),
             ),
-            State::Hold => match worst(burns) {
-                Some(burn) => {
-                    format!("{name}: start no further step, {}{}", told(burn), self.held_by(name, judged))
-                }
-                None => format!("{name}: start no further step, a regression is open"),
-            },
+            State::Hold => {
+                let why = self.alarmed().or_else(|| {
+                    worst(burns).map(|burn| format!("{}{}", told(burn), self.held_by(name, judged)))
+                });
+                let why = why.unwrap_or_else(|| "a regression is open".to_owned());
+                format!("{name}: start no further step, {why}")
+            }
             State::Rollback => {
                 let previous = judged.previous.as_deref().unwrap_or("the revision before");
                 let since = burns.first().map_or_else(String::new, |burn| format!(": {}", told(burn)));
                 format!("{name}: put {previous} back for {revision}{since}")
             }
         }
+    }
+
+    /// The alarm that holds, with its figures, and how many more there are.
+    fn alarmed(&self) -> Option<String> {
+        let mut holding = self.holding();
+        let first = holding.next()?;
+        let figures = figures(&first.trouble).map_or_else(String::new, |figures| format!("; {figures}"));
+        let more = match holding.count() {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        Some(format!("{}{figures}{more}", first.sentence))
     }
 
     fn held_by(&self, name: &str, judged: &Judged) -> &'static str {

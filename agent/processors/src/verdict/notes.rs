@@ -1,4 +1,4 @@
-//! Keeps of each finding what the next tick weighs: burns that fire, regressions that are open, callers, profiles.
+//! Keeps of each finding what the next tick weighs: burns that fire, regressions and alarms that are open, callers, profiles.
 
 use model::finding::{Burn, CallTree, Conclusion, Finding, Lane, Regression};
 use model::time::Stamp;
@@ -25,6 +25,12 @@ impl Verdict {
                     let why = format!("{}: {}", failed.reason, failed.detail);
                     self.profiles.insert(failed.target.clone(), ProfileState::Failed(why));
                 }
+            }
+            Conclusion::Alarm(alarm) if alarm.raised => {
+                self.alarms.insert(alarm.key.clone(), alarm.clone());
+            }
+            Conclusion::Alarm(alarm) => {
+                self.alarms.remove(&alarm.key);
             }
             Conclusion::Edge(_) | Conclusion::Verdict(_) => {}
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use model::finding::NodeCheck;
 use model::mark::Mark;
 use model::time::Stamp;
 use model::verdict::{Decision, State};
@@ -26,6 +27,8 @@ pub(super) struct Judged {
     pub state: State,
     /// Since when.
     pub since: Stamp,
+    /// The node at the onset of the trouble that is open: (onset, what was found).
+    pub node: Option<(Stamp, NodeCheck)>,
     /// The decision as it was last told.
     pub decision: Option<Arc<Decision>>,
 }
@@ -50,6 +53,7 @@ impl Default for Judged {
             probes: 0,
             state: State::Unknown,
             since: Stamp::default(),
+            node: None,
             decision: None,
         }
     }

@@ -2,16 +2,21 @@
 
 use std::sync::Arc;
 
-use model::finding::{Burn, CallTree, Conclusion, Finding, FoundBy, Lane, Measured, Regression, Shape, Span};
+use model::finding::{
+    Alarm, Burn, CallTree, Conclusion, Finding, FoundBy, Lane, Measured, NodeCheck, Regression, Shape, Span,
+    Trouble,
+};
+use model::host::{CpuTimes, HostFact, Process};
 use model::mark::{Mark, MarkKind, MarkSource};
 use model::origin::Origin;
 use model::probe::{Probe, ProbeKind, ProbeOutcome};
 use model::record::{Fact, Record, Tick};
 use model::time::{SECOND_NS, Stamp};
-use model::verdict::{Decision, State};
+use model::verdict::{Confidence, Decision, Evidence, State};
 
-use super::{CLUSTER, Config, Verdict};
+use super::{CLUSTER, Config, Known, Verdict};
 use crate::excuse::Excuses;
+use crate::node::Node;
 
 /// The target of the stories.
 const ORDERS: &str = "orders";
@@ -19,6 +24,7 @@ const ORDERS: &str = "orders";
 struct Story {
     verdict: Verdict,
     excuses: Excuses,
+    node: Node,
     now_s: u64,
     told: Vec<Arc<Decision>>,
 }
@@ -27,7 +33,8 @@ impl Story {
     /// Enough probes have come for `pass`.
     fn begin() -> Story {
         let verdict = Verdict::new(Config { enforce: true, ..Config::default() });
-        let mut story = Story { verdict, excuses: Excuses::default(), now_s: 1_000, told: Vec::new() };
+        let (excuses, node) = (Excuses::default(), Node::default());
+        let mut story = Story { verdict, excuses, node, now_s: 1_000, told: Vec::new() };
         story.run(30);
         story
     }
@@ -48,7 +55,9 @@ impl Story {
             })
             .collect();
         self.excuses.observe(&record);
-        self.told.extend(self.verdict.observe(&record, &findings, &self.excuses).decisions);
+        self.node.observe(&record);
+        let known = Known { excuses: &self.excuses, node: &self.node };
+        self.told.extend(self.verdict.observe(&record, &findings, known).decisions);
     }
 
     /// A probe and a tick each second.
@@ -88,6 +97,8 @@ impl Story {
             after: Measured::default(),
             score: 9.0,
             cause: cause.map(str::to_owned),
+            ended: None,
+            node: NodeCheck::NotChecked(String::new()),
         };
         self.conclude(Conclusion::Regression(regression));
     }
@@ -146,6 +157,40 @@ impl Story {
             spans,
             missing: 0,
         }));
+    }
+
+    fn alarm(&mut self, holds: bool, raised: bool) {
+        const MIB: u64 = 1 << 20;
+        self.conclude(Conclusion::Alarm(Alarm {
+            key: "7 NOSPACE 1".to_owned(),
+            trouble: Trouble::NoSpace { db_size_bytes: Some(17 * MIB), quota_bytes: Some(16 * MIB) },
+            raised,
+            holds,
+            since: self.at(),
+            members: vec!["m1".to_owned()],
+            sentence: "alarm NOSPACE of m1".to_owned(),
+            ended: (!raised).then(|| "disarmed".to_owned()),
+        }));
+    }
+
+    /// A reading of the node that `m1` and `m2` run on, with so much of its CPU time stolen so far.
+    fn reading(&mut self, stolen_ms: u64) {
+        let process = |name: &str| Process { role: Some(name.to_owned()), ..Process::default() };
+        let idle_ns = (self.now_s * 1_000 - stolen_ms) * 1_000_000;
+        let fact = HostFact {
+            cpu: CpuTimes { idle_ns, steal_ns: stolen_ms * 1_000_000, ..CpuTimes::default() },
+            memory_total_bytes: 10,
+            memory_available_bytes: 5,
+            processes: vec![process("m1"), process("m2")],
+            ..HostFact::default()
+        };
+        self.see(Fact::Host(fact), Vec::new());
+    }
+
+    /// The evidence of the decision as it stands.
+    fn evidence(&self) -> Evidence {
+        let of_orders = |decision: &Arc<Decision>| decision.target == ORDERS;
+        self.verdict.decisions().into_iter().find(of_orders).unwrap().evidence.clone()
     }
 
     /// The whole incident of a bad rollout, up to the burn.
@@ -386,4 +431,85 @@ fn too_few_probes_are_not_a_pass() {
     assert_eq!(story.state(ORDERS), State::Unknown);
     story.run(10);
     assert_eq!(story.state(ORDERS), State::Pass);
+}
+
+#[test]
+fn an_alarm_holds_every_rollout_until_it_is_disarmed() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v1", None);
+    story.run(400);
+    story.alarm(true, true);
+    assert_eq!((story.state(ORDERS), story.state(CLUSTER)), (State::Hold, State::Hold));
+    let evidence = story.evidence();
+    let sentence = "orders: start no further step, alarm NOSPACE of m1; its database has 17.0 MiB, its quota is 16.0 MiB";
+    assert_eq!((evidence.sentence.as_str(), evidence.members), (sentence, vec!["m1".to_owned()]));
+    assert_eq!(evidence.alarms.len(), 1);
+    // Whatever a rollout does meanwhile, an older revision frees no space.
+    story.bad_rollout("v2");
+    assert_eq!((story.state(ORDERS), story.rollbacks()), (State::Hold, 0));
+    story.alarm(true, false);
+    assert_eq!((story.state(ORDERS), story.rollbacks()), (State::Rollback, 1), "v2 still burns");
+    story.alarm(true, true);
+    assert_eq!(story.state(ORDERS), State::Hold, "a signal that is out is taken back");
+    story.burn("v2", false, true);
+    story.regression(false, None);
+    story.alarm(true, false);
+    assert_eq!((story.state(ORDERS), story.state(CLUSTER)), (State::Unknown, State::Pass));
+    story.run(20);
+    assert_eq!(story.state(ORDERS), State::Pass);
+}
+
+#[test]
+fn versions_one_release_apart_hold_nothing() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v1", None);
+    story.run(30);
+    story.alarm(false, true);
+    assert_eq!(story.state(ORDERS), State::Pass);
+    assert_eq!(story.evidence().alarms.len(), 1, "it is told all the same");
+}
+
+/// A bad rollout of members here and elsewhere; from its onset on the hypervisor takes so much of each second.
+fn stolen(each_s_ms: u64) -> Evidence {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v1", None);
+    let mut taken_ms = 0;
+    for second in 0..60 {
+        if second == 30 {
+            story.bad_rollout("v2");
+        }
+        taken_ms += if second < 31 { 2 } else { each_s_ms };
+        story.run(1);
+        story.reading(taken_ms);
+    }
+    story.run(1);
+    assert_eq!(story.state(ORDERS), State::Rollback, "the node explains, it does not vote");
+    story.evidence()
+}
+
+#[test]
+fn steal_that_comes_with_the_trouble_is_named_and_lowers_the_confidence() {
+    let evidence = stolen(2);
+    assert!(evidence.rivals.is_empty() && evidence.confidence == Confidence::High, "{evidence:#?}");
+    assert!(evidence.excluded.contains(&"steal 0.2 % (0.2 % before)".to_owned()), "{evidence:#?}");
+    let evidence = stolen(310);
+    assert_eq!((evidence.confidence, evidence.rivals.len()), (Confidence::Low, 1), "{evidence:#?}");
+    let rival = "steal 31 % (0.2 % before)";
+    assert_eq!(evidence.rivals, [rival]);
+    let told = format!("the node may be the cause as well: {rival}");
+    assert!(evidence.sentence.ends_with(&told), "{}", evidence.sentence);
+}
+
+#[test]
+fn members_of_other_nodes_are_not_checked() {
+    let mut story = Story::begin();
+    story.rollout(ORDERS, "v1", None);
+    story.bad_rollout("v2");
+    let evidence = story.evidence();
+    assert_eq!(evidence.confidence, Confidence::Medium);
+    assert!(
+        evidence.unchecked.contains(&"the nodes of m1: not this one".to_owned()),
+        "{:?}",
+        evidence.unchecked
+    );
 }

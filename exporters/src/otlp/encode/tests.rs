@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use model::finding::{CallTree, CaptureFailed, Edge, FoundBy, Span, Verdict};
+use model::finding::{Alarm, CallTree, CaptureFailed, Edge, FoundBy, Span, Trouble, Verdict};
 use model::host::{Cgroup, CgroupCpu, CgroupIo, CpuTimes, Disk, Filesystem, HostFact, Pressure, Process};
 use model::log::{LogBatch, LogEvent, Meaning, Receipt, ReceiptState, Severity, Step, Work};
 use model::member::{MemberFact, MemberState};
@@ -254,6 +254,35 @@ fn a_failed_capture_is_a_warning() {
         (event.event_name.as_str(), event.severity_text.as_str()),
         ("backburn.capture_failed", "WARN")
     );
+}
+
+#[test]
+fn an_alarm_is_as_loud_as_what_it_means() {
+    let check = |trouble: Trouble, (raised, holds): (bool, bool), severity: i32| {
+        let alarm = Alarm {
+            key: "7 x".to_owned(),
+            trouble,
+            raised,
+            holds,
+            since: at(1),
+            members: vec!["m1".to_owned()],
+            sentence: "something is wrong".to_owned(),
+            ended: (!raised).then(|| "disarmed".to_owned()),
+        };
+        let request: ExportLogsServiceRequest = only(Signal::Logs, &[finding(Conclusion::Alarm(alarm))]);
+        let event = &request.resource_logs[0].scope_logs[0].log_records[0];
+        assert_eq!((event.event_name.as_str(), event.severity_number), ("backburn.alarm", severity));
+        shown(event.body.as_ref().unwrap()).replace('\\', "")
+    };
+    let full = || Trouble::NoSpace { db_size_bytes: Some(17), quota_bytes: Some(16) };
+    let body = check(full(), (true, true), 17);
+    for part in ["\"db_size_bytes\": \"17\"", "\"quota_bytes\": \"16\"", "something is wrong"] {
+        assert!(body.contains(part), "{part} in {body}");
+    }
+    assert!(check(full(), (false, true), 9).contains("disarmed"));
+    let skew = |minors_apart| Trouble::VersionSkew { versions: Vec::new(), minors_apart };
+    check(skew(1), (true, false), 9);
+    check(skew(2), (true, true), 13);
 }
 
 fn span(id: u8, parent: Option<u8>, service: &str, found_by: FoundBy) -> Span {
