@@ -29,6 +29,8 @@ mod rollback;
 mod replay;
 // OTLP receivers at their worst: the agent stays well, lines arrive, drops are counted.
 mod receiver;
+// The OpenTelemetry Collector: takes all four signals, counts and writes what was meant, misses nothing after an outage.
+mod collector;
 // Without configuration: members are found, read, never written; a broken reload changes nothing.
 mod zero_config;
 // Whatever others wrote: every parser returns, within its bounds.
