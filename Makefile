@@ -12,7 +12,7 @@ SECONDS ?= 60
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-tools: ## put protoc, five versions of etcd and cargo-deny into .tools/
+tools: ## put protoc, five versions of etcd, the OpenTelemetry Collector and cargo-deny into .tools/
 	@$(SETUP) all
 
 check: ## formatting, lint, licences, dependencies

@@ -8,6 +8,7 @@
 #   etcd VERSION   .tools/etcd/VERSION/etcd; VERSION is one of the folders of deploy/dev/etcd, or 3.4
 #   etcd-demo      the etcd of ETCD_VERSION (3.5.33 when unset), else the newest that can be had
 #   etcdctl        .tools/etcd/3.6/etcdctl
+#   collector      .tools/bin/collector: the OpenTelemetry Collector, as much of it as its stories need
 #   deny           .tools/bin/cargo-deny
 #   all            all of the above
 #   fuzz           .tools/bin/cargo-fuzz, and a look for a nightly toolchain; only `make fuzz` wants them
@@ -47,6 +48,7 @@ main() {
             ;;
         etcd-demo) etcd_demo ;;
         etcdctl) etcdctl ;;
+        collector) collector ;;
         deny) deny ;;
         fuzz) fuzz ;;
         all) all ;;
@@ -62,6 +64,7 @@ all() {
     local version
     for version in "${ETCD_VERSIONS[@]}"; do etcd "$version"; done
     etcdctl
+    collector
     deny
     # Caches of a Go and lists of an apt of our own: more than a gigabyte that nobody needs again. Go's are read-only.
     if [ -d "$TOOLS/build" ]; then
@@ -118,6 +121,10 @@ etcdctl() {
     go_build etcdctl deploy/dev/etcd/3.6 ./etcdctl "$TOOLS/etcd/3.6/etcdctl"
 }
 
+collector() {
+    go_build collector deploy/dev/collector . "$TOOLS/bin/collector"
+}
+
 # The demo runs with any of them; only a host where none can be had is an error. Leaves its choice in .tools/etcd/demo.
 etcd_demo() {
     local version wanted=${ETCD_VERSION:-3.5.33}
@@ -163,12 +170,12 @@ cargo_install() {
     stamp "$name" "text:$version"
 }
 
-# -------------------------------------------------------------------------------------------------- etcd from Go modules
+# ------------------------------------------------------------------------------------------------------ from Go modules
 
 # go_build NAME MODULE PACKAGE BINARY: go.sum verifies every module, -mod=readonly keeps it as committed.
 go_build() {
     local name=$1 module=$2 package=$3 binary=$4
-    local from=("$module/go.mod" "$module/go.sum" "$module/$package"/main.go)
+    local from=("$module/go.mod" "$module/go.sum" "$module/$package"/*.go)
     made "$name" "$binary" "${from[@]}" && return
     find_go
     say "$name: from Go modules with $("$GO" version | cut -d' ' -f3) ($GO), about a minute"

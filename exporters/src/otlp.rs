@@ -242,7 +242,10 @@ pub fn encode(config: &Config, items: &[Item], now: model::time::Stamp) -> Vec<(
 /// Reads a receiver's reply as both protocols do; the wait that `Retry-After` asks for.
 #[cfg(fuzzing)]
 pub fn read_reply(headers: &reqwest::header::HeaderMap, body: &[u8]) -> Option<Duration> {
-    drop((reply::accepted(body), reply::rpc_status(body), reply::grpc_status(headers, body)));
+    let encoding = headers.get("grpc-encoding").map(reqwest::header::HeaderValue::as_bytes);
+    let message = reply::grpc_message(body, encoding);
+    let status = reply::grpc_status(headers, message.as_deref());
+    drop((reply::accepted(body), reply::rpc_status(body), status));
     retry::retry_after(headers.get("retry-after")?.to_str().ok()?, 1_700_000_000_000_000_000)
 }
 

@@ -41,6 +41,8 @@ mod receiver;
 mod services;
 // Faster probes by request: bounded, shown, over by themselves.
 mod boost;
+// The OpenTelemetry Collector: takes all four signals, counts and writes what was meant, misses nothing after an outage.
+mod collector;
 // Without configuration: members are found, read, never written; a broken reload changes nothing.
 mod zero_config;
 // Whatever others wrote: every parser returns, within its bounds.

@@ -39,7 +39,12 @@ pub struct Incident {
 impl Incident {
     /// Starts the cluster, which serves profiles; the service logs below `dir`.
     pub fn new(version: Version, dir: &Path) -> Result<Incident> {
-        let cluster = Cluster::start(version, 3, &Options { pprof: true, ..Options::default() })?;
+        Incident::with(version, dir, &Options { pprof: true, ..Options::default() })
+    }
+
+    /// The same with members that were told more.
+    pub fn with(version: Version, dir: &Path, options: &Options) -> Result<Incident> {
+        let cluster = Cluster::start(version, 3, options)?;
         Ok(Incident { cluster, orders: Service::new(dir, "orders"), revision: AtomicU8::new(GOOD) })
     }
 

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod certs;
+pub mod collector;
 pub mod daemon;
 pub mod etcd;
 pub mod http;

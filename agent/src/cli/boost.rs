@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::Args;
 
+use super::mark::unreachable;
 use super::{Ended, Exit, Failure, runtime, say};
 use crate::admin::client::{self, Address};
+use crate::config::Places;
 
 /// Arguments of `agent boost`.
 #[derive(Debug, Args)]
@@ -20,9 +22,9 @@ pub(super) struct Boost {
     /// The usual rates at once.
     #[arg(long)]
     off: bool,
-    /// The agent's admin socket.
-    #[arg(long, default_value = crate::config::SOCKET)]
-    socket: PathBuf,
+    /// The agent's admin socket; by default that of your own agent, else the system's.
+    #[arg(long)]
+    socket: Option<PathBuf>,
 }
 
 /// Sends the wish and prints the agent's answer.
@@ -40,12 +42,10 @@ pub(super) fn boost(boost: &Boost) -> Ended {
     } else {
         format!("/probe-rate?factor={factor}&for={lasts}")
     };
+    let socket = socket.clone().unwrap_or_else(|| Places::ours().socket_to_ask());
     let answer = runtime()?
         .block_on(client::post(&Address::Unix(socket.clone()), &path, ""))
-        .with_context(|| {
-            format!("reach the agent at {} (is it running, and may you write there?)", socket.display())
-        })
-        .map_err(|error| Failure::new(Exit::TargetDown, error))?;
+        .map_err(|error| unreachable(&socket, error))?;
     let text = answer.body;
     if !(200..300).contains(&answer.status) {
         return Err(Failure::new(Exit::Data, anyhow!("the agent refused: {}", text.trim_end())));

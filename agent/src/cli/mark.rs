@@ -64,7 +64,7 @@ pub(super) fn mark(mark: &Mark) -> Ended {
 }
 
 /// Nobody listens there, or they do and the socket is not ours.
-fn unreachable(socket: &Path, error: ClientError) -> Failure {
+pub(super) fn unreachable(socket: &Path, error: ClientError) -> Failure {
     let place = socket.display();
     if let ClientError::Connect(cause) = &error
         && cause.kind() == ErrorKind::PermissionDenied

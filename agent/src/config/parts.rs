@@ -7,8 +7,8 @@ use std::time::Duration;
 use collectors::{host, logs, marks, member, probe, scrape};
 use processors::{slo, verdict};
 
+use super::services;
 use super::tree::Map;
-use super::{SOCKET, services};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

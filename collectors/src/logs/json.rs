@@ -141,7 +141,7 @@ pub(super) fn event(raw: &[u8], fields: &Fields<'_>, context: &Context<'_>) -> L
 fn written(fields: &Fields<'_>, names: &[&str], context: &Context<'_>) -> Option<u64> {
     names.iter().find_map(|name| match fields.get(name)? {
         Value::Text(text) => time::civil_whole(text).map(|written| context.wall_ns(written)),
-        Value::Int(value) => time::epoch(*value as f64),
+        Value::Int(value) => time::epoch_whole(*value),
         Value::Float(value) => time::epoch(*value),
         _ => None,
     })

@@ -134,6 +134,19 @@ pub(super) fn epoch(value: f64) -> Option<u64> {
     whole_ns(value * scale)
 }
 
+/// The same of a whole number, to the nanosecond: a float has only 53 bits, which is 256 ns in our days.
+#[must_use]
+pub(super) fn epoch_whole(value: i64) -> Option<u64> {
+    let scale = match u64::try_from(value).ok()?.checked_ilog10()? {
+        9 => SECOND_NS,
+        12 => 1_000_000,
+        15 => 1_000,
+        18 => 1,
+        _ => return None,
+    };
+    u64::try_from(value).ok()?.checked_mul(scale)
+}
+
 /// A duration as Go prints it: `318.774µs`, `1m2.5s`, `0s`. Also what others write alike: `12 ms`, `3us`.
 #[must_use]
 pub(super) fn go_duration(text: &str) -> Option<u64> {
@@ -233,6 +246,13 @@ mod tests {
         assert_eq!(epoch(1_795_176_000.5), Some(NOON + 500_000_000));
         assert_eq!(epoch(1_795_176_000_500.0), Some(NOON + 500_000_000));
         assert_eq!(epoch(-6.8e18), None);
+        assert_eq!(epoch_whole(1_795_176_000), Some(NOON));
+        assert_eq!(epoch_whole(1_795_176_000_123), Some(NOON + 123_000_000));
+        assert_eq!(epoch_whole(1_795_176_000_123_456), Some(NOON + 123_456_000));
+        assert_eq!(epoch_whole(1_795_176_000_123_456_789), Some(NOON + 123_456_789));
+        for nothing in [i64::MIN, -1, 0, 12, 99_999_999_999, 100_000_000_000_000] {
+            assert_eq!(epoch_whole(nothing), None, "{nothing}");
+        }
         assert_eq!(epoch(f64::NAN), None);
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn event(fields: &Fields<'_>, context: &Context<'_>) -> LogEvent {
     let time_ns = match fields.get("ts") {
         Some(Value::Text(text)) => time::civil_whole(text).map(|written| context.wall_ns(written)),
         Some(Value::Float(value)) => time::epoch(*value),
-        Some(Value::Int(value)) => time::epoch(*value as f64),
+        Some(Value::Int(value)) => time::epoch_whole(*value),
         _ => None,
     }
     .unwrap_or(context.now_ns);

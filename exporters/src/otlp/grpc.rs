@@ -1,7 +1,7 @@
 //! OTLP over gRPC: one unary call with bytes that are already framed.
 //!
 //! Goes through tonic's channel, below its codecs: the body is the same for every attempt, the reply is read under a cap,
-//! and the status is read by [`super::reply`]. Owns headers and deadlines of a call. Refuses compressed replies.
+//! and message and status are read by [`super::reply`]. Owns headers and deadlines of a call.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use super::StartError;
 use super::config::{Compression, Destination, Signal};
-use super::reply::{REPLY_BYTES_MAX, Reply, grpc_status};
+use super::reply::{REPLY_BYTES_MAX, Reply, grpc_message, grpc_status};
 use super::tls::Pem;
 
 /// What a `grpc-timeout` can say in milliseconds: eight digits.
@@ -119,9 +119,10 @@ async fn read(response: http::Response<tonic::body::Body>) -> Reply {
             _ => Reply::refused("http_status", &message),
         };
     }
-    if let Some(reply) = grpc_status(&head.headers, b"") {
+    if let Some(reply) = grpc_status(&head.headers, Some(b"")) {
         return reply;
     }
+    let encoding = head.headers.get("grpc-encoding").map(HeaderValue::as_bytes);
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = match frame {
@@ -134,7 +135,9 @@ async fn read(response: http::Response<tonic::body::Body>) -> Reply {
             }
             Ok(data) => bytes.extend_from_slice(&data),
             Err(frame) => {
-                if let Some(reply) = frame.trailers_ref().and_then(|trailers| grpc_status(trailers, &bytes)) {
+                let message = grpc_message(&bytes, encoding);
+                let status = |trailers| grpc_status(trailers, message.as_deref());
+                if let Some(reply) = frame.trailers_ref().and_then(status) {
                     return reply;
                 }
             }

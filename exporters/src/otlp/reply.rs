@@ -4,6 +4,7 @@
 //! and nothing here fails. `tonic::Status::from_header_map` is not used because it panics on a
 //! `grpc-status-details-bin` that is not base64.
 
+use std::io::Read;
 use std::time::Duration;
 
 use base64::Engine;
@@ -15,6 +16,9 @@ use super::wire::{Field, Fields};
 
 /// Bytes of a reply that are read. A reply is a few bytes; exporters that read without a bound were attacked through it.
 pub(crate) const REPLY_BYTES_MAX: usize = 4 << 20;
+
+/// A zstd frame may ask for more memory than its content: with this window, for as much as a reply may have.
+const ZSTD_WINDOW_LOG_MAX: u32 = REPLY_BYTES_MAX.ilog2();
 
 /// Characters of a receiver's message that are logged.
 const MESSAGE_CHARS_MAX: usize = 300;
@@ -133,13 +137,14 @@ const CODES: [&str; 17] = [
     "unauthenticated",
 ];
 
-/// The verdict of gRPC headers or trailers on a reply with this body; `None` when they carry no status.
-pub(crate) fn grpc_status(headers: &HeaderMap, body: &[u8]) -> Option<Reply> {
+/// The verdict of gRPC headers or trailers on a reply with this message, `None` where it could not be read; `None` when
+/// they carry no status.
+pub(crate) fn grpc_status(headers: &HeaderMap, message: Option<&[u8]>) -> Option<Reply> {
     let status = headers.get("grpc-status")?;
     let code = status.to_str().ok().and_then(|text| text.parse::<usize>().ok());
     let code = code.and_then(|code| CODES.get(code)).copied().unwrap_or("unknown");
     if code == "ok" {
-        return Some(accepted(message_of(body).unwrap_or(b"\xff")));
+        return Some(accepted(message.unwrap_or(b"\xff")));
     }
     let text =
         headers.get("grpc-message").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
@@ -181,18 +186,32 @@ fn details(value: &[u8]) -> Option<Duration> {
     rpc_status(&engine.decode(value).ok()?).1
 }
 
-/// The uncompressed message of a unary reply; we never announce that we could take a compressed one.
-fn message_of(body: &[u8]) -> Option<&[u8]> {
+/// The message of a unary reply, in the encoding that its headers name. We never announce one, but servers written in Go,
+/// the Collector among them, answer in the encoding of the request.
+pub(crate) fn grpc_message(body: &[u8], encoding: Option<&[u8]>) -> Option<Vec<u8>> {
     if body.is_empty() {
-        return Some(body);
+        return Some(Vec::new());
     }
     let (head, rest) = body.split_at_checked(5)?;
     let (flag, len) = head.split_first()?;
-    let len = usize::try_from(u32::from_be_bytes(len.try_into().ok()?)).ok()?;
-    if *flag != 0 {
-        return None;
+    let message = rest.get(..usize::try_from(u32::from_be_bytes(len.try_into().ok()?)).ok()?)?;
+    match (flag, encoding) {
+        (0, _) => Some(message.to_vec()),
+        (1, Some(b"gzip")) => inflated(flate2::read::GzDecoder::new(message)),
+        (1, Some(b"zstd")) => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(message).ok()?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).ok()?;
+            inflated(decoder)
+        }
+        _ => None,
     }
-    rest.get(..len)
+}
+
+/// All that a decoder gives, unless it is more than a reply may have.
+fn inflated(decoder: impl Read) -> Option<Vec<u8>> {
+    let mut plain = Vec::new();
+    decoder.take(super::wire::wide(REPLY_BYTES_MAX) + 1).read_to_end(&mut plain).ok()?;
+    (plain.len() <= REPLY_BYTES_MAX).then_some(plain)
 }
 
 #[cfg(test)]
@@ -252,13 +271,13 @@ mod tests {
     #[test]
     fn exactly_the_codes_of_the_specification_are_tried_again() {
         for code in 0..20 {
-            let reply = grpc_status(&headers(&status(code)), b"").unwrap();
+            let reply = grpc_status(&headers(&status(code)), None).unwrap();
             let later = matches!(reply, Reply::Later { after: None, .. });
             assert_eq!(later, [1, 4, 10, 11, 14, 15].contains(&code), "{code}: {reply:?}");
         }
-        assert_eq!(grpc_status(&HeaderMap::new(), b""), None);
+        assert_eq!(grpc_status(&HeaderMap::new(), None), None);
         assert!(matches!(
-            grpc_status(&headers(&[("grpc-status", "x".to_owned())]), b"").unwrap(),
+            grpc_status(&headers(&[("grpc-status", "x".to_owned())]), None).unwrap(),
             Reply::Refused { code: "unknown", .. }
         ));
     }
@@ -268,13 +287,24 @@ mod tests {
         let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
         let mut pairs = status(8);
         pairs.push(("grpc-status-details-bin", encode(&retry_details(2, 500_000_000))));
-        let Some(Reply::Later { after, message, .. }) = grpc_status(&headers(&pairs), b"") else { panic!() };
+        let Some(Reply::Later { after, message, .. }) = grpc_status(&headers(&pairs), None) else { panic!() };
         assert_eq!((after, message.as_str()), (Some(Duration::from_millis(2500)), "a b"));
         for bad in ["%%%", "AAAA", ""] {
             pairs[2].1 = bad.to_owned();
-            let reply = grpc_status(&headers(&pairs), b"").unwrap();
+            let reply = grpc_status(&headers(&pairs), None).unwrap();
             assert!(matches!(reply, Reply::Refused { code: "resource_exhausted", .. }), "{reply:?}");
         }
+    }
+
+    fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(message.len()).unwrap().to_be_bytes();
+        [&[flag], &len[..], message].concat()
+    }
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, plain).unwrap();
+        encoder.finish().unwrap()
     }
 
     #[test]
@@ -282,7 +312,7 @@ mod tests {
         let check = |code: u32, words: &str, expected: bool| {
             let words = words.replace(' ', "%20");
             let pairs = [("grpc-status", code.to_string()), ("grpc-message", words.clone())];
-            let reply = grpc_status(&headers(&pairs), b"").unwrap();
+            let reply = grpc_status(&headers(&pairs), None).unwrap();
             assert_eq!(matches!(reply, Reply::TooLarge { .. }), expected, "{words}: {reply:?}");
         };
         check(8, "grpc: received message larger than max (5000000 vs. 4194304)", true);
@@ -298,12 +328,45 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_or_compressed_message_was_accepted_all_the_same() {
-        let ok = headers(&[("grpc-status", "0".to_owned())]);
-        for body in [&b"\0\0\0\0\x05ab"[..], b"\x01\0\0\0\0", b"abc"] {
-            let reply = grpc_status(&ok, body).unwrap();
-            assert!(matches!(reply, Reply::Accepted { rejected: 0, .. }), "{reply:?}");
+    fn a_message_is_read_in_the_encoding_of_the_request() {
+        let plain = partial(3, "too old");
+        let check = |flag, message: &[u8], encoding: Option<&str>, expected: Option<&[u8]>| {
+            let read = grpc_message(&framed(flag, message), encoding.map(str::as_bytes));
+            assert_eq!(read.as_deref(), expected, "{flag} {encoding:?}");
+        };
+        check(0, &plain, None, Some(&plain));
+        check(0, &plain, Some("gzip"), Some(&plain));
+        check(1, &gzip(&plain), Some("gzip"), Some(&plain));
+        check(1, &zstd::bulk::compress(&plain, 1).unwrap(), Some("zstd"), Some(&plain));
+        check(1, &plain, None, None);
+        check(1, &plain, Some("gzip"), None);
+        check(1, &plain, Some("zstd"), None);
+        check(1, &plain, Some("snappy"), None);
+        check(2, &plain, Some("gzip"), None);
+        assert_eq!(grpc_message(b"", Some(b"gzip")), Some(Vec::new()));
+        assert_eq!(grpc_message(b"\0\0\0\0\x05ab", None), None);
+        assert_eq!(grpc_message(b"abc", None), None);
+    }
+
+    #[test]
+    fn a_reply_that_inflates_without_end_is_not_read() {
+        let most = vec![0; REPLY_BYTES_MAX];
+        let more = vec![0; REPLY_BYTES_MAX + 1];
+        for (encoding, compress) in [
+            ("gzip", &gzip as &dyn Fn(&[u8]) -> Vec<u8>),
+            ("zstd", &|plain| zstd::bulk::compress(plain, 1).unwrap()),
+        ] {
+            let read = |plain: &[u8]| grpc_message(&framed(1, &compress(plain)), Some(encoding.as_bytes()));
+            assert_eq!(read(&most).map(|read| read.len()), Some(most.len()), "{encoding}");
+            assert_eq!(read(&more), None, "{encoding}");
         }
+    }
+
+    #[test]
+    fn what_was_answered_with_a_message_nobody_can_read_was_accepted_all_the_same() {
+        let ok = headers(&[("grpc-status", "0".to_owned())]);
+        let reply = grpc_status(&ok, None).unwrap();
+        assert!(matches!(reply, Reply::Accepted { rejected: 0, .. }), "{reply:?}");
     }
 
     #[test]

@@ -321,7 +321,7 @@ pub(crate) fn told(at_ns: u64) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use model::finding::{Conclusion, Finding, Measured, Regression, Shape};
+    use model::finding::{Conclusion, Finding, Measured, NodeCheck, Regression, Shape};
     use model::time::Stamp;
 
     use super::{Event, Quiet, Seen};
@@ -352,6 +352,8 @@ mod tests {
                 after: Measured::default(),
                 score: 20.0,
                 cause: cause.map(str::to_owned),
+                ended: None,
+                node: NodeCheck::NotChecked(String::new()),
             });
             let finding = Finding { id, at: at(onset + 5), origin: Default::default(), conclusion };
             seen.findings.insert(id, finding);
