@@ -113,16 +113,16 @@ pub(crate) struct Wires {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BindError {
     /// Reachable from elsewhere and not allowed.
-    #[error("admin address {0} can be reached from other hosts: use 127.0.0.1, or allow it")]
+    #[error("admin.listen {0} can be reached from other hosts: use 127.0.0.1, or set admin.exposed")]
     Remote(SocketAddr),
     /// The address is taken, or not ours.
-    #[error("listen on {0}")]
+    #[error("listen on {0} (free it, or set admin.listen to another address)")]
     Tcp(SocketAddr, #[source] io::Error),
     /// Another agent answers there.
-    #[error("another agent answers on {0}")]
+    #[error("another agent answers on {0} (stop it, or set admin.socket to another path)")]
     InUse(PathBuf),
     /// The socket cannot be made.
-    #[error("listen on {0}")]
+    #[error("listen on {0} (admin.socket sets another path)")]
     Unix(PathBuf, #[source] io::Error),
     /// The registry of metrics.
     #[error("set up /metrics")]

@@ -23,6 +23,9 @@ pub struct Board {
     /// Alarms that stand, a sentence each: those of etcd, data that differ, version skew.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Disturbances of the last ten minutes that do not vote, with their harmless cause.
+    #[serde(default)]
+    pub excused: Vec<String>,
     /// Objectives.
     pub slos: Vec<BoardSlo>,
     /// Decisions by target.

@@ -5,7 +5,7 @@
 
 mod signs;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use model::mark::{Mark, MarkKind};
 use model::member::MemberFact;
@@ -49,6 +49,9 @@ const MEMBERS_MAX: usize = 64;
 
 /// Gaps, markers and works remembered: an hour of one a minute.
 const EVENTS_MAX: usize = 64;
+
+/// Excused disturbances are shown for so long.
+const SHOWN_NS: u64 = 600 * SECOND_NS;
 
 /// A stamp so far behind the newest belongs to another boot: what was known of gaps is over.
 const REBOOT_NS: u64 = 60 * SECOND_NS;
@@ -117,6 +120,15 @@ impl Harmless {
     }
 }
 
+impl Work {
+    fn sentence(&self) -> String {
+        match self.what {
+            Harmless::LeaderMove => self.what.name().to_owned(),
+            _ => format!("{} on {}", self.what.name(), self.member),
+        }
+    }
+}
+
 impl Excuses {
     /// Takes note of a record. To be called before `slo` and `detect` see the same record.
     pub fn observe(&mut self, record: &Record) {
@@ -159,12 +171,20 @@ impl Excuses {
                 work.from_ns.saturating_sub(WORK_WAKE_NS) <= at.mono_ns
                     && at.mono_ns <= work.to_ns.saturating_add(WORK_WAKE_NS)
             };
-            let work = self.works.iter().filter(near).min_by_key(|work| work.what)?;
-            Some(match work.what {
-                Harmless::LeaderMove => work.what.name().to_owned(),
-                _ => format!("{} on {}", work.what.name(), work.member),
-            })
+            self.works.iter().filter(near).min_by_key(|work| work.what).map(Work::sentence)
         })
+    }
+
+    /// What did not vote in the last minutes, a sentence each: absences that are excused, elections, maintenance.
+    #[must_use]
+    pub fn recent(&self) -> Vec<String> {
+        let recent = |end: Option<u64>| end.is_none_or(|end| self.newest_ns.saturating_sub(end) <= SHOWN_NS);
+        let gaps = self.members.iter().flat_map(|(name, life)| {
+            let gaps = life.gaps.iter().filter(|gap| recent(gap.to_ns));
+            gaps.filter_map(|gap| self.pardon(name, gap))
+        });
+        let works = self.works.iter().filter(|work| recent(Some(work.to_ns))).map(Work::sentence);
+        gaps.chain(works).collect::<BTreeSet<String>>().into_iter().collect()
     }
 
     /// The excused restart, of whichever member, that events at `at` are put down to.
@@ -470,6 +490,19 @@ mod tests {
         check(&refused_then_ok(100.0, 112.0), 90.0, None);
         check(&refused_then_ok(100.0, 112.0), 130.0, None);
         check(&refused_then_ok(100.0, 131.0), 105.0, None);
+    }
+
+    #[test]
+    fn what_was_excused_is_shown_for_minutes_and_what_votes_is_not() {
+        let shown = |until: f64, back: f64| {
+            let mut records = refused_then_ok(100.0, back);
+            records.push(read(until, "m2", ProbeOutcome::Ok));
+            after(&records).recent()
+        };
+        assert_eq!(shown(120.0, 112.0), ["restart of m2, back after 12.0 s"]);
+        assert_eq!(shown(700.0, 112.0).len(), 1);
+        assert!(shown(720.0, 112.0).is_empty());
+        assert!(shown(150.0, 140.0).is_empty());
     }
 
     #[test]

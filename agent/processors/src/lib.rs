@@ -126,6 +126,7 @@ impl Engine {
             at,
             members: self.members.board(at),
             warnings: self.alarms.warnings(),
+            excused: self.excuses.recent(),
             slos: self.slo.board(),
             decisions: self.verdict.decisions(),
             findings: self.recent.iter().cloned().collect(),

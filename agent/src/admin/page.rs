@@ -40,7 +40,8 @@ pub(super) fn render(board: &Board, tick_age_ns: Option<u64>) -> String {
             "<p>{age} Version {version}. <a href=\"/verdict\">verdict as JSON</a>, <a href=\"/metrics\">metrics</a></p>"
         ),
     );
-    warnings(&mut html, board);
+    sentences(&mut html, "Warnings", &board.warnings);
+    sentences(&mut html, "Excused, last 10 min", &board.excused);
     decisions(&mut html, board);
     slos(&mut html, board);
     members(&mut html, board);
@@ -50,11 +51,11 @@ pub(super) fn render(board: &Board, tick_age_ns: Option<u64>) -> String {
     html
 }
 
-/// Members taken together; nothing is shown where nothing is wrong.
-fn warnings(html: &mut String, board: &Board) {
-    let rows: Vec<Vec<String>> = board.warnings.iter().map(|warning| vec![warning.clone()]).collect();
+/// One sentence a row; nothing is shown where there is none.
+fn sentences(html: &mut String, title: &str, sentences: &[String]) {
+    let rows: Vec<Vec<String>> = sentences.iter().map(|sentence| vec![sentence.clone()]).collect();
     if !rows.is_empty() {
-        table(html, "Warnings", &["What"], rows);
+        table(html, title, &["What"], rows);
     }
 }
 
@@ -289,6 +290,7 @@ mod tests {
                 evidence: Evidence::assemble(evil.to_owned()),
             })],
             warnings: vec![format!("warned {evil}")],
+            excused: vec![format!("excused {evil}")],
             losses: vec![(evil.to_owned(), evil.to_owned(), 1)],
             ..Board::default()
         };

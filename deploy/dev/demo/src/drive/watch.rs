@@ -220,9 +220,15 @@ impl Story {
             .flat_map(|shown| shown["latencies"].as_array().cloned().unwrap_or_default())
             .filter_map(|latency| latency["failed"].as_u64())
             .sum();
-        let excuse =
+        let known: Vec<String> = board["excused"].as_array().into_iter().flatten().map(text).collect();
+        let known = if known.is_empty() {
+            "excused nothing".to_owned()
+        } else {
+            format!("excused as {}", known.join(", "))
+        };
+        let worth =
             if lines.is_empty() { "none of it was worth a finding".to_owned() } else { lines.join("; ") };
-        Ok(format!("{failed} probes of {member} failed; {excuse}"))
+        Ok(format!("{failed} probes of {member} failed, {known}; {worth}"))
     }
 
     /// Start of the first request of a revision, by its own log.
