@@ -17,3 +17,4 @@ pub mod session;
 pub mod stacks;
 mod synthesis;
 mod sys;
+pub mod target;

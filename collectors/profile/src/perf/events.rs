@@ -10,7 +10,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::attr::{Attr, DEPTH_MAX, Hz, Level, Scope, Shape};
 use super::cpus;
@@ -18,6 +18,7 @@ use super::record::Layout;
 use super::refusal::{Asked, Refusal, Situation};
 use super::ring::Ring;
 use super::sys::{self, Mapping, Watched};
+use super::target::{self, Target};
 
 /// Of one CPU: 0.4 s at 999 Hz, and with its first page just what an unprivileged user may lock for each CPU by default.
 pub const RING_BYTES: usize = 512 << 10;
@@ -27,19 +28,6 @@ const WAKE_AT: usize = 4;
 const RINGS_BYTES_MAX: usize = 32 << 20;
 /// Below this a ring holds less than one longest record.
 const RING_BYTES_MIN: usize = 64 << 10;
-/// Threads that are followed one by one. Each takes two descriptors on every CPU.
-const TASKS_MAX: usize = 2048;
-
-/// Whose samples are wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Everybody.
-    Node,
-    /// These processes with all their threads, and what they start.
-    Pids(Vec<u32>),
-    /// The tasks of the cgroup with this directory, and of those below it.
-    Cgroup(PathBuf),
-}
 
 /// What became of the wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +82,7 @@ impl Events {
     pub fn open(target: &Target, hz: Hz, ring_bytes: usize) -> Result<Events, Refusal> {
         let cpus = cpus::online();
         let aim = match target {
-            Target::Cgroup(path) => Aim::Cgroup(cgroup_directory(path)?, path.clone()),
+            Target::Cgroup(path) => Aim::Cgroup(target::cgroup_directory(path)?, path.clone()),
             Target::Node | Target::Pids(_) => Aim::Node,
         };
         let shape = shape(hz);
@@ -113,7 +101,7 @@ impl Events {
     }
 
     fn open_tasks(pids: &[u32], shape: Shape, ring_bytes: usize, cpus: &[u32]) -> Result<Events, Refusal> {
-        let tids: Vec<u32> = pids.iter().flat_map(|pid| threads(*pid)).take(TASKS_MAX).collect();
+        let tids = target::threads(pids);
         let shape = Shape { scope: Scope::Tasks, ..shape };
         match Events::open_as(Aim::Tasks(tids.clone()), shape, ring_bytes, cpus) {
             Err(Refusal::Paranoid { .. } | Refusal::Namespace) => {
@@ -406,20 +394,6 @@ fn shape(hz: Hz) -> Shape {
         depth: depth.trim().parse().unwrap_or(DEPTH_MAX).min(DEPTH_MAX),
         wakeup_bytes: 0,
     }
-}
-
-fn threads(pid: u32) -> Vec<u32> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let tids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    // The kernel says better than a missing directory why it is not to be had.
-    if tids.is_empty() { vec![pid] } else { tids }
-}
-
-fn cgroup_directory(path: &Path) -> Result<File, Refusal> {
-    let refused = |cause: String| Refusal::Cgroup { path: path.display().to_string(), cause };
-    let directory = File::open(path).map_err(|error| refused(error.to_string()))?;
-    let is_directory = directory.metadata().is_ok_and(|metadata| metadata.is_dir());
-    if is_directory { Ok(directory) } else { Err(refused("not a directory".to_owned())) }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]

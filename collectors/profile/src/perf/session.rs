@@ -13,13 +13,14 @@ use std::time::Duration;
 use super::attr::{Hz, Scope};
 use super::cgroup::Cgroup;
 use super::cpus;
-use super::events::{Abilities, Events, RING_BYTES, Target};
+use super::events::{Abilities, Events, RING_BYTES};
 use super::processes::{Process, Processes, Refused};
 use super::record::{Meta, Sample};
 use super::refusal::Refusal;
 use super::ring::Merge;
 use super::synthesis::Proc;
 use super::sys;
+use super::target::Target;
 
 use self::reader::Reader;
 

@@ -5,10 +5,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use profile::perf::attr::{Hz, Scope};
-use profile::perf::events::Target;
 use profile::perf::record::Identity;
 use profile::perf::session::{End, Plan, Session};
 use profile::perf::stacks::Stacks;
+use profile::perf::target::Target;
 
 use crate::program::{Note, chain_path, noting, run_chain, until};
 

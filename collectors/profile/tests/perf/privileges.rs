@@ -9,9 +9,10 @@ use std::{env, fs};
 
 use profile::perf::attr::{Hz, Scope};
 use profile::perf::cpus;
-use profile::perf::events::{self, Events, Target};
+use profile::perf::events::{self, Events};
 use profile::perf::refusal::{Refusal, Situation};
 use profile::perf::session::{End, Plan};
+use profile::perf::target::Target;
 
 use crate::program::{Program, chain, is_near, noting, run_chain, until};
 

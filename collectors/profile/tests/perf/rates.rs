@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use profile::perf::attr::Hz;
 use profile::perf::cpus;
-use profile::perf::events::Target;
 use profile::perf::session::{End, Plan, Session, Statistics};
 use profile::perf::stacks::Stacks;
+use profile::perf::target::Target;
 
 use crate::program::{Program, chain, is_near, until};
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::super::attr::Scope;
 use super::super::cgroup::Cgroup;
-use super::super::events::{Abilities, Target};
+use super::super::events::Abilities;
 use super::super::processes::Processes;
 use super::super::record::{self, Birth, Layout, Meta, Record, Sample};
 use super::super::synthesis::Proc;
+use super::super::target::Target;
 use super::{Seen, Sink, Statistics};
 
 /// Processes that a session follows. Who starts more has a node to watch.
