@@ -70,11 +70,12 @@ fn without_privileges_ones_own_programs_can_be_profiled() {
     let name = "privileges::without_privileges_ones_own_programs_can_be_profiled";
     // Without locked memory beyond what the kernel gives every user for this, and without the right to raise it.
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -l 0; exec \"$0\" \"$@\""]).arg(copy).args(["--exact", name, "--nocapture"]);
+    command.args(["-c", "ulimit -l 0; exec \"$0\" \"$@\""]).arg(&copy).args(["--exact", name, "--nocapture"]);
     command.env(AS_NOBODY, folder).uid(65_534).gid(65_534);
     let output = command.current_dir("/").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     println!("{said}");
+    fs::remove_file(copy).unwrap();
     assert!(output.status.success(), "{said}");
     assert!(said.contains("1 passed"), "it did not run: {said}");
 }

@@ -66,11 +66,26 @@ int main(int argc, char **argv) {
 }
 "#;
 
+/// Where it is built, before the number of the process that built it.
+const FOLDER: &str = "perf-chain-";
+
+/// A test has no last moment at which to clean up after itself, so the next one does.
+fn remove_those_of_earlier_runs() {
+    for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid: Option<u32> = name.to_str().and_then(|name| name.strip_prefix(FOLDER)?.parse().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
 /// The program above, built once, where everybody may run it.
 pub(crate) fn chain() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let folder = env::temp_dir().join(format!("perf-chain-{}", std::process::id()));
+        remove_those_of_earlier_runs();
+        let folder = env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let (source, program) = (folder.join("chain.c"), folder.join("chain"));
         fs::write(&source, CHAIN).unwrap();
