@@ -28,7 +28,10 @@ impl Memory for Bytes {
         self.head
     }
     fn release(&self, tail: u64) {
-        assert!(tail <= self.head || self.head < self.tail.get(), "nothing is given back that was not written");
+        assert!(
+            tail <= self.head || self.head < self.tail.get(),
+            "nothing is given back that was not written"
+        );
         self.tail.set(tail);
     }
     fn bytes(&self) -> usize {
