@@ -8,3 +8,4 @@ pub mod capture;
 pub mod counts;
 pub mod fetch;
 pub mod gopprof;
+pub mod perf;

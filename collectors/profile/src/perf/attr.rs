@@ -1,0 +1,316 @@
+//! What we ask of a perf event: the kernel's attribute struct, filled for the two kinds of event we open.
+//!
+//! Owns the layout (include/uapi/linux/perf_event.h, its fifth extension), the bits, and which of them an older kernel
+//! does not know. Refuses `PERF_SAMPLE_PERIOD`: on software events with a fixed period the kernel then writes every event.
+
+use std::num::NonZeroU32;
+
+use super::record::Layout;
+
+/// Bytes of user stack in a sample: a frameless leaf's return address lies at most 512 bytes up in Go's assembly.
+pub const STACK_BYTES: u32 = 512;
+/// The kernel's own default limit, and its answer to more is an error.
+pub const DEPTH_MAX: u16 = 127;
+/// The kernel ships with a limit of 100,000 and lowers it under load; more than this nobody here asks for.
+const HZ_MAX: u32 = 10_000;
+
+/// User registers of a sample, by the kernel's numbers, in the order they come: frame pointer, (link register), stack
+/// pointer, instruction pointer.
+#[cfg(target_arch = "x86_64")]
+pub const REGISTERS: &[u32] = &[6, 7, 8];
+/// User registers of a sample, by the kernel's numbers, in the order they come: x29, x30, sp, pc.
+#[cfg(target_arch = "aarch64")]
+pub const REGISTERS: &[u32] = &[29, 30, 31, 32];
+
+const SOFTWARE: u32 = 1;
+const CPU_CLOCK: u64 = 0;
+const DUMMY: u64 = 9;
+const CLOCK_MONOTONIC: i32 = 1;
+
+/// `PERF_SAMPLE_*`: what a sample holds. All but the last four stand in the trailer of every other record too.
+mod field {
+    pub(super) const IP: u64 = 1 << 0;
+    pub(super) const TID: u64 = 1 << 1;
+    pub(super) const TIME: u64 = 1 << 2;
+    pub(super) const CALLCHAIN: u64 = 1 << 5;
+    pub(super) const CPU: u64 = 1 << 7;
+    pub(super) const REGS_USER: u64 = 1 << 12;
+    pub(super) const STACK_USER: u64 = 1 << 13;
+    pub(super) const IDENTIFIER: u64 = 1 << 16;
+    pub(super) const CGROUP: u64 = 1 << 21;
+}
+
+/// `PERF_FORMAT_*`: what reading the event gives beside its count.
+mod reading {
+    pub(super) const ID: u64 = 1 << 2;
+    pub(super) const LOST: u64 = 1 << 4;
+}
+
+/// The bit field in the middle of the struct.
+mod flag {
+    pub(super) const DISABLED: u64 = 1 << 0;
+    pub(super) const INHERIT: u64 = 1 << 1;
+    pub(super) const EXCLUDE_KERNEL: u64 = 1 << 5;
+    pub(super) const EXCLUDE_HV: u64 = 1 << 6;
+    pub(super) const EXCLUDE_IDLE: u64 = 1 << 7;
+    pub(super) const MMAP: u64 = 1 << 8;
+    pub(super) const COMM: u64 = 1 << 9;
+    pub(super) const FREQ: u64 = 1 << 10;
+    pub(super) const TASK: u64 = 1 << 13;
+    pub(super) const WATERMARK: u64 = 1 << 14;
+    pub(super) const SAMPLE_ID_ALL: u64 = 1 << 18;
+    pub(super) const EXCLUDE_GUEST: u64 = 1 << 20;
+    pub(super) const MMAP2: u64 = 1 << 23;
+    pub(super) const COMM_EXEC: u64 = 1 << 24;
+    pub(super) const USE_CLOCKID: u64 = 1 << 25;
+    pub(super) const KSYMBOL: u64 = 1 << 29;
+    pub(super) const BPF_EVENT: u64 = 1 << 30;
+    pub(super) const CGROUP: u64 = 1 << 32;
+    pub(super) const BUILD_ID: u64 = 1 << 34;
+}
+
+/// Samples a second of CPU time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hz(NonZeroU32);
+
+impl Hz {
+    /// Always on.
+    pub const STEADY: Hz = Hz::known(19);
+    /// When somebody asks.
+    pub const ASKED: Hz = Hz::known(99);
+    /// After a trigger.
+    pub const TRIGGERED: Hz = Hz::known(499);
+
+    /// A rate between 1 and 10,000; anything else is none.
+    #[must_use]
+    pub fn new(hz: u32) -> Option<Hz> {
+        NonZeroU32::new(hz).filter(|hz| hz.get() <= HZ_MAX).map(Hz)
+    }
+
+    const fn known(hz: u32) -> Hz {
+        match NonZeroU32::new(hz) {
+            Some(hz) => Hz(hz),
+            None => Hz(NonZeroU32::MIN),
+        }
+    }
+
+    /// As a number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+
+    /// Between two samples.
+    #[must_use]
+    pub fn period_ns(self) -> u64 {
+        1_000_000_000 / u64::from(self.0.get())
+    }
+}
+
+/// What a kernel knows, newest first: each level has everything that the next one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// 4.3 and later: nothing of the below.
+    Basic,
+    /// 5.1: functions that the kernel makes at run time.
+    Ksymbol,
+    /// 5.7: the cgroup of a sample.
+    Cgroup,
+    /// 5.12: the build id of what is mapped.
+    BuildId,
+    /// 6.0: what an event lost, exactly.
+    Lost,
+}
+
+impl Level {
+    /// The next older one.
+    #[must_use]
+    pub fn older(self) -> Option<Level> {
+        match self {
+            Level::Lost => Some(Level::BuildId),
+            Level::BuildId => Some(Level::Cgroup),
+            Level::Cgroup => Some(Level::Ksymbol),
+            Level::Ksymbol => Some(Level::Basic),
+            Level::Basic => None,
+        }
+    }
+}
+
+/// Whom the events follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All tasks of each CPU.
+    Node,
+    /// Named tasks and what they start.
+    Tasks,
+}
+
+/// How the events of one session look.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// How often.
+    pub hz: Hz,
+    /// What the kernel knows.
+    pub level: Level,
+    /// Whom.
+    pub scope: Scope,
+    /// Whether samples in the kernel are taken; without a privilege they may not.
+    pub is_kernel_seen: bool,
+    /// Deepest stack.
+    pub depth: u16,
+    /// Unread bytes in a ring that wake us before the time.
+    pub wakeup_bytes: u32,
+}
+
+impl Shape {
+    /// How its records are laid out.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout { registers: REGISTERS.len(), has_cgroup: self.level >= Level::Cgroup }
+    }
+}
+
+/// `struct perf_event_attr` up to and including its fifth extension, which kernel 4.8 knows and we need.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period_or_freq: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_watermark: u32,
+    breakpoint_kind: u32,
+    config1: u64,
+    config2: u64,
+    branch_sample_type: u64,
+    sample_regs_user: u64,
+    sample_stack_user: u32,
+    clockid: i32,
+    sample_regs_intr: u64,
+    aux_watermark: u32,
+    sample_max_stack: u16,
+    reserved: u16,
+}
+
+/// What the kernel calls `PERF_ATTR_SIZE_VER5`.
+const ATTR_BYTES: u32 = 112;
+const _: () = assert!(size_of::<Attr>() == 112, "the kernel counts its fields as we do");
+
+/// Fields of every record. The identifier comes first in a sample and last elsewhere, whatever else there is.
+const TRAILER: u64 = field::TID | field::TIME | field::CPU | field::IDENTIFIER;
+
+impl Attr {
+    /// The event that samples.
+    #[must_use]
+    pub fn sampling(shape: &Shape) -> Attr {
+        let mut attr = Attr::both(shape, CPU_CLOCK);
+        attr.sample_period_or_freq = u64::from(shape.hz.get());
+        attr.flags |= flag::FREQ;
+        attr.sample_type |= field::IP | field::CALLCHAIN | field::REGS_USER | field::STACK_USER;
+        if shape.level >= Level::Cgroup {
+            attr.sample_type |= field::CGROUP;
+        }
+        attr.sample_regs_user = REGISTERS.iter().fold(0, |bits, number| bits | 1 << number);
+        attr.sample_stack_user = STACK_BYTES;
+        attr.sample_max_stack = shape.depth;
+        attr
+    }
+
+    /// The event that only tells of processes: it counts nothing, and goes on while the other one rests.
+    #[must_use]
+    pub fn side_band(shape: &Shape) -> Attr {
+        let mut attr = Attr::both(shape, DUMMY);
+        attr.flags |= flag::MMAP | flag::MMAP2 | flag::COMM | flag::COMM_EXEC | flag::TASK;
+        if shape.level >= Level::Ksymbol && shape.is_kernel_seen {
+            attr.flags |= flag::KSYMBOL | flag::BPF_EVENT;
+        }
+        if shape.level >= Level::Cgroup && shape.scope == Scope::Node {
+            attr.flags |= flag::CGROUP;
+        }
+        if shape.level >= Level::BuildId {
+            attr.flags |= flag::BUILD_ID;
+        }
+        attr
+    }
+
+    fn both(shape: &Shape, config: u64) -> Attr {
+        let mut flags = flag::DISABLED
+            | flag::EXCLUDE_HV
+            | flag::EXCLUDE_IDLE
+            | flag::EXCLUDE_GUEST
+            | flag::WATERMARK
+            | flag::SAMPLE_ID_ALL
+            | flag::USE_CLOCKID;
+        if !shape.is_kernel_seen {
+            flags |= flag::EXCLUDE_KERNEL;
+        }
+        if shape.scope == Scope::Tasks {
+            flags |= flag::INHERIT;
+        }
+        Attr {
+            kind: SOFTWARE,
+            size: ATTR_BYTES,
+            config,
+            sample_type: TRAILER,
+            read_format: reading::ID | if shape.level >= Level::Lost { reading::LOST } else { 0 },
+            flags,
+            wakeup_watermark: shape.wakeup_bytes,
+            clockid: CLOCK_MONOTONIC,
+            ..Attr::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Attr, Hz, Level, STACK_BYTES, Scope, Shape};
+
+    fn shape(level: Level, scope: Scope) -> Shape {
+        Shape { hz: Hz::ASKED, level, scope, is_kernel_seen: true, depth: 127, wakeup_bytes: 4096 }
+    }
+
+    #[test]
+    fn a_sampling_event_is_the_one_that_was_measured() {
+        let attr = Attr::sampling(&shape(Level::Lost, Scope::Node));
+        assert_eq!((attr.kind, attr.config, attr.size), (1, 0, 112));
+        assert_eq!(attr.sample_period_or_freq, 99);
+        assert_eq!(attr.sample_type, 0x1 | 0x2 | 0x4 | 0x20 | 0x80 | 0x1000 | 0x2000 | 0x1_0000 | 0x20_0000);
+        assert_eq!(attr.sample_stack_user, STACK_BYTES);
+        assert_eq!(attr.sample_stack_user % 8, 0, "the kernel refuses anything else");
+        assert_eq!(attr.read_format, 4 | 16);
+        if cfg!(target_arch = "x86_64") {
+            assert_eq!(attr.sample_regs_user, 0x1c0);
+        }
+    }
+
+    #[test]
+    fn no_event_asks_for_the_period_of_a_sample() {
+        for level in [Level::Basic, Level::Ksymbol, Level::Cgroup, Level::BuildId, Level::Lost] {
+            for scope in [Scope::Node, Scope::Tasks] {
+                let shape = shape(level, scope);
+                assert_eq!(
+                    (Attr::sampling(&shape).sample_type | Attr::side_band(&shape).sample_type) & (1 << 8),
+                    0
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_older_kernel_is_asked_for_less() {
+        let flags = |level| Attr::side_band(&shape(level, Scope::Node)).flags;
+        let newer = [(Level::Lost, Level::Cgroup), (Level::Cgroup, Level::Ksymbol)];
+        assert!(newer.iter().all(|(new, old)| flags(*new).count_ones() > flags(*old).count_ones()));
+        assert_eq!(Attr::sampling(&shape(Level::BuildId, Scope::Node)).read_format, 4);
+        assert_eq!(Level::Basic.older(), None);
+    }
+
+    #[test]
+    fn a_rate_is_a_period_in_nanoseconds() {
+        assert_eq!(Hz::TRIGGERED.period_ns(), 2_004_008);
+        assert_eq!((Hz::new(0), Hz::new(10_001)), (None, None));
+    }
+}

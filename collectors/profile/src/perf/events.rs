@@ -1,0 +1,402 @@
+//! The events of one session: which are open on which CPU, and the rings they write into.
+//!
+//! Owns descriptors and locked memory, and what an older kernel or a smaller privilege leaves of the wish. Refuses to read:
+//! rings are handed out.
+//!
+//! Each CPU has a lane: a side-band event that owns the ring, and a sampling event that writes into it. Tasks that are
+//! followed without a privilege have a pair each on every CPU, all of them in that CPU's ring: the kernel shares no ring
+//! between CPUs once an event is inherited.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use super::attr::{Attr, DEPTH_MAX, Hz, Level, Scope, Shape};
+use super::cpus;
+use super::record::Layout;
+use super::refusal::{Asked, Refusal, Situation};
+use super::ring::Ring;
+use super::sys::{self, Mapping, Watched};
+use super::target::{self, Target};
+
+/// Of one CPU: 0.4 s at 999 Hz, and with its first page just what an unprivileged user may lock for each CPU by default.
+pub const RING_BYTES: usize = 512 << 10;
+/// A ring wakes us when it is filled to this part: early enough that we may come late on a busy machine.
+const WAKE_AT: usize = 4;
+/// Over all CPUs. On a machine with more than 64 of them each gets less.
+const RINGS_BYTES_MAX: usize = 32 << 20;
+/// Below this a ring holds less than one longest record.
+const RING_BYTES_MIN: usize = 64 << 10;
+
+/// What became of the wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Whether whole CPUs are watched. If not, the rate is fixed and what is watched is one's own.
+    pub scope: Scope,
+    /// Whether stacks go on into the kernel.
+    pub is_kernel_seen: bool,
+    /// What the kernel knows.
+    pub level: Level,
+    /// Bytes of one ring; less than was asked for where locked memory is short.
+    pub ring_bytes: usize,
+    /// Deepest stack.
+    pub depth: u16,
+    /// How the records are laid out.
+    pub layout: Layout,
+}
+
+/// One CPU.
+#[derive(Debug)]
+struct Lane {
+    cpu: u32,
+    ring: Ring<Mapping>,
+    owner: OwnedFd,
+    sides: Vec<OwnedFd>,
+    samplers: Vec<OwnedFd>,
+    is_hung_up: bool,
+}
+
+/// Who the events are opened for.
+#[derive(Debug)]
+enum Aim {
+    Node,
+    Cgroup(File, PathBuf),
+    Tasks(Vec<u32>),
+}
+
+/// All events of one session.
+#[derive(Debug)]
+pub struct Events {
+    aim: Aim,
+    shape: Shape,
+    ring_bytes: usize,
+    lanes: Vec<Lane>,
+    /// Of lanes that are closed.
+    lost_before: u64,
+    is_sampling: bool,
+}
+
+impl Events {
+    /// Opens them: side-band on, samples off.
+    pub fn open(target: &Target, hz: Hz, ring_bytes: usize) -> Result<Events, Refusal> {
+        let cpus = cpus::online();
+        let aim = match target {
+            Target::Cgroup(path) => Aim::Cgroup(target::cgroup_directory(path)?, path.clone()),
+            Target::Node | Target::Pids(_) => Aim::Node,
+        };
+        let shape = shape(hz);
+        let first = Events::open_as(aim, shape, ring_bytes, &cpus);
+        match (first, target) {
+            // Without the privilege for whole CPUs one may still follow one's own.
+            (Err(refusal @ (Refusal::Paranoid { .. } | Refusal::Namespace)), Target::Pids(pids)) => {
+                Events::open_tasks(pids, shape, ring_bytes, &cpus).map_err(|task| match task {
+                    // Then the first answer is the one that helps.
+                    Refusal::Paranoid { .. } => refusal,
+                    other => other,
+                })
+            }
+            (first, _) => first,
+        }
+    }
+
+    fn open_tasks(pids: &[u32], shape: Shape, ring_bytes: usize, cpus: &[u32]) -> Result<Events, Refusal> {
+        let tids = target::threads(pids);
+        let shape = Shape { scope: Scope::Tasks, ..shape };
+        match Events::open_as(Aim::Tasks(tids.clone()), shape, ring_bytes, cpus) {
+            Err(Refusal::Paranoid { .. } | Refusal::Namespace) => {
+                let shape = Shape { is_kernel_seen: false, ..shape };
+                Events::open_as(Aim::Tasks(tids), shape, ring_bytes, cpus)
+            }
+            done => done,
+        }
+    }
+
+    fn open_as(aim: Aim, shape: Shape, ring_bytes: usize, cpus: &[u32]) -> Result<Events, Refusal> {
+        let share = RINGS_BYTES_MAX / cpus.len().max(1);
+        let pages = (ring_bytes.min(share).max(RING_BYTES_MIN) / sys::page_bytes()).max(1);
+        // The largest power of two that is not more.
+        let ring_bytes = (1 << pages.ilog2()) * sys::page_bytes();
+        let lanes = Vec::new();
+        let mut events = Events { aim, shape, ring_bytes, lanes, lost_before: 0, is_sampling: false };
+        events.size_rings(ring_bytes);
+        events.fit_level(cpus.first().copied().unwrap_or(0))?;
+        for cpu in cpus {
+            match events.open_lane(*cpu) {
+                // It went away in this moment.
+                Ok(()) | Err(Refusal::Offline { .. }) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        if events.lanes.is_empty() {
+            return Err(Refusal::Offline { cpu: 0 });
+        }
+        Ok(events)
+    }
+
+    /// Asks for less until the kernel knows all of it.
+    fn fit_level(&mut self, cpu: u32) -> Result<(), Refusal> {
+        loop {
+            let Err(refusal) = self.first_pair(cpu) else { return Ok(()) };
+            match self.shape.level.older().filter(|_| refusal == Refusal::Unknown) {
+                Some(older) => self.shape.level = older,
+                None => return Err(refusal),
+            }
+        }
+    }
+
+    fn first_pair(&self, cpu: u32) -> Result<(OwnedFd, OwnedFd), Refusal> {
+        let watched = self.watched();
+        let mut gone = Refusal::Gone { tid: 0 };
+        for watched in watched {
+            match self.pair(watched, cpu) {
+                Err(refusal @ Refusal::Gone { .. }) => gone = refusal,
+                done => return done,
+            }
+        }
+        Err(gone)
+    }
+
+    /// Whom each pair of events watches.
+    fn watched(&self) -> Vec<Watched> {
+        match &self.aim {
+            Aim::Node => vec![Watched::All],
+            Aim::Cgroup(directory, _) => vec![Watched::Cgroup(directory.as_raw_fd())],
+            Aim::Tasks(tids) => tids.iter().map(|tid| Watched::Task(*tid)).collect(),
+        }
+    }
+
+    /// A side-band event and a sampling one. Of processes one wants to know all, whosever samples are taken.
+    fn pair(&self, watched: Watched, cpu: u32) -> Result<(OwnedFd, OwnedFd), Refusal> {
+        let of = match watched {
+            Watched::All | Watched::Cgroup(_) => Watched::All,
+            Watched::Task(_) => watched,
+        };
+        let side = self.event(&Attr::side_band(&self.shape), of, cpu)?;
+        Ok((side, self.event(&Attr::sampling(&self.shape), watched, cpu)?))
+    }
+
+    fn event(&self, attr: &Attr, watched: Watched, cpu: u32) -> Result<OwnedFd, Refusal> {
+        let asked = match watched {
+            Watched::All | Watched::Cgroup(_) => Asked::Node { cpu },
+            Watched::Task(tid) => Asked::Task { tid, is_kernel_seen: self.shape.is_kernel_seen },
+        };
+        let refused = |error: io::Error| match (&self.aim, error.raw_os_error()) {
+            (Aim::Cgroup(_, path), Some(libc::EBADF)) => {
+                let cause = "not a cgroup of the perf_event hierarchy".to_owned();
+                Refusal::Cgroup { path: path.display().to_string(), cause }
+            }
+            _ => Refusal::of(&error, asked, &Situation::read()),
+        };
+        match sys::open(attr, watched, cpu).map_err(refused) {
+            // The soft limit is often a tenth of what we may have.
+            Err(Refusal::Files) if sys::raise(sys::Limit::Files, u64::MAX) => {
+                sys::open(attr, watched, cpu).map_err(refused)
+            }
+            done => done,
+        }
+    }
+
+    fn open_lane(&mut self, cpu: u32) -> Result<(), Refusal> {
+        let mut lane: Option<Lane> = None;
+        for watched in self.watched() {
+            let (side, sampler) = match self.pair(watched, cpu) {
+                Ok(pair) => pair,
+                // Threads come and go while they are listed.
+                Err(Refusal::Gone { .. }) => continue,
+                Err(refusal) => return Err(refusal),
+            };
+            let lane = match &mut lane {
+                Some(lane) => {
+                    sys::redirect(&side, &lane.owner).map_err(other)?;
+                    lane.sides.push(side);
+                    lane
+                }
+                None => {
+                    let ring = Ring::new(self.map(&side)?);
+                    let (sides, samplers) = (Vec::new(), Vec::new());
+                    lane.insert(Lane { cpu, ring, owner: side, sides, samplers, is_hung_up: false })
+                }
+            };
+            sys::redirect(&sampler, &lane.owner).map_err(other)?;
+            lane.samplers.push(sampler);
+        }
+        let Some(lane) = lane else { return Err(Refusal::Gone { tid: 0 }) };
+        sys::enable(&lane.owner).map_err(other)?;
+        for event in lane.sides.iter().chain(lane.samplers.iter().filter(|_| self.is_sampling)) {
+            sys::enable(event).map_err(other)?;
+        }
+        self.lanes.push(lane);
+        Ok(())
+    }
+
+    /// Maps a ring. Where locked memory is short the limit is raised, and where that is refused the ring is smaller.
+    fn map(&mut self, owner: &OwnedFd) -> Result<Mapping, Refusal> {
+        loop {
+            let error = match Mapping::new(owner, self.ring_bytes) {
+                Ok(mapping) => return Ok(mapping),
+                Err(error) => error,
+            };
+            let is_locked = match error.raw_os_error() {
+                Some(libc::EPERM | libc::EAGAIN) => true,
+                Some(libc::ENOMEM) => false,
+                _ => return Err(other(error)),
+            };
+            if is_locked && sys::raise(sys::Limit::Locked, u64::try_from(RINGS_BYTES_MAX).unwrap_or(u64::MAX))
+            {
+                continue;
+            }
+            let smaller = self.ring_bytes / 2;
+            if smaller < RING_BYTES_MIN.max(sys::page_bytes()) {
+                let bytes = self.ring_bytes;
+                return Err(if is_locked { Refusal::Locked { bytes } } else { Refusal::Memory });
+            }
+            self.size_rings(smaller);
+        }
+    }
+
+    fn size_rings(&mut self, bytes: usize) {
+        self.ring_bytes = bytes;
+        self.shape.wakeup_bytes = u32::try_from(bytes / WAKE_AT).unwrap_or(u32::MAX);
+    }
+
+    /// Lets the samples come.
+    pub fn start(&mut self) -> Result<(), Refusal> {
+        self.is_sampling = true;
+        let mut samplers = self.lanes.iter().flat_map(|lane| &lane.samplers);
+        samplers.try_for_each(|event| sys::enable(event).map_err(other))
+    }
+
+    /// Lets nothing more come. What is in the rings stays there.
+    pub fn stop(&mut self) {
+        self.is_sampling = false;
+        for lane in &self.lanes {
+            for event in lane.samplers.iter().chain(&lane.sides).chain([&lane.owner]) {
+                // An event that cannot be stopped is stopped by closing it, soon.
+                drop(sys::disable(event));
+            }
+        }
+    }
+
+    /// Another rate, from the next sample on. On followed tasks it cannot be changed: the kernel would change it for the
+    /// first thread alone.
+    pub fn set_rate(&mut self, hz: Hz) -> Result<(), Refusal> {
+        if self.shape.scope == Scope::Tasks {
+            return Err(Refusal::FixedRate);
+        }
+        self.shape.hz = hz;
+        let mut samplers = self.lanes.iter().flat_map(|lane| &lane.samplers);
+        samplers.try_for_each(|event| sys::set_period(event, hz.period_ns()).map_err(other))
+    }
+
+    /// Opens lanes for CPUs that came and closes those of CPUs that went. Drain the rings first.
+    pub fn follow(&mut self, online: &[u32]) -> Result<(), Refusal> {
+        let (kept, gone): (Vec<Lane>, Vec<Lane>) =
+            std::mem::take(&mut self.lanes).into_iter().partition(|lane| online.contains(&lane.cpu));
+        self.lanes = kept;
+        self.lost_before += gone.iter().map(Lane::lost).sum::<u64>();
+        let is_new = |cpu: &&u32| !self.lanes.iter().any(|lane| lane.cpu == **cpu);
+        let new: Vec<u32> = online.iter().filter(is_new).copied().collect();
+        new.into_iter().try_for_each(|cpu| self.open_lane(cpu))
+    }
+
+    /// The rings, to be read.
+    pub(super) fn rings(&mut self) -> impl Iterator<Item = &mut Ring<Mapping>> {
+        self.lanes.iter_mut().map(|lane| &mut lane.ring)
+    }
+
+    /// Waits for a ring that fills up, for the bell, or for the time to be over.
+    pub(super) fn wait(&mut self, bell: &OwnedFd, timeout_ms: u32) {
+        let waiting = self.lanes.iter_mut().filter(|lane| !lane.is_hung_up);
+        let mut waiting: Vec<&mut Lane> = waiting.collect();
+        let mut polled: Vec<libc::pollfd> = waiting.iter().map(|lane| sys::interest(&lane.owner)).collect();
+        polled.push(sys::interest(bell));
+        sys::poll(&mut polled, timeout_ms);
+        sys::silence(bell);
+        for (lane, polled) in waiting.iter_mut().zip(&polled) {
+            // Its first task has ended: it would wake us for ever. Others may write on, and the timeout sees them.
+            lane.is_hung_up = sys::is_hung_up(polled);
+        }
+    }
+
+    /// Records that found no room, where the kernel counts them.
+    #[must_use]
+    pub fn lost(&self) -> Option<u64> {
+        (self.shape.level >= Level::Lost)
+            .then(|| self.lost_before + self.lanes.iter().map(Lane::lost).sum::<u64>())
+    }
+
+    /// How often a ring made no sense.
+    #[must_use]
+    pub fn torn(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.ring.torn()).sum()
+    }
+
+    /// What became of the wish.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities {
+        Abilities {
+            scope: self.shape.scope,
+            is_kernel_seen: self.shape.is_kernel_seen,
+            level: self.shape.level,
+            ring_bytes: self.ring_bytes,
+            depth: self.shape.depth,
+            layout: self.shape.layout(),
+        }
+    }
+
+    /// The rate now.
+    #[must_use]
+    pub fn hz(&self) -> Hz {
+        self.shape.hz
+    }
+
+    /// Descriptors held.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.lanes.iter().map(|lane| 1 + lane.sides.len() + lane.samplers.len()).sum()
+    }
+
+    /// Bytes locked.
+    #[must_use]
+    pub fn locked_bytes(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.ring.bytes() + sys::page_bytes()).sum()
+    }
+
+    /// Whether these are the CPUs that are watched.
+    #[must_use]
+    pub fn is_on(&self, online: &[u32]) -> bool {
+        online.len() == self.lanes.len() && self.lanes.iter().all(|lane| online.contains(&lane.cpu))
+    }
+
+    /// CPUs watched.
+    #[must_use]
+    pub fn cpus(&self) -> usize {
+        self.lanes.len()
+    }
+}
+
+impl Lane {
+    fn lost(&self) -> u64 {
+        let events = self.samplers.iter().chain(&self.sides).chain([&self.owner]);
+        events.filter_map(sys::read_words).map(|[_count, _id, lost]| lost).sum()
+    }
+}
+
+fn shape(hz: Hz) -> Shape {
+    let depth = fs::read_to_string("/proc/sys/kernel/perf_event_max_stack").unwrap_or_default();
+    Shape {
+        hz,
+        level: Level::Lost,
+        scope: Scope::Node,
+        is_kernel_seen: true,
+        // More than the machine allows is an error, not a shorter stack.
+        depth: depth.trim().parse().unwrap_or(DEPTH_MAX).min(DEPTH_MAX),
+        wakeup_bytes: 0,
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
+fn other(error: io::Error) -> Refusal {
+    Refusal::Other(error.to_string())
+}

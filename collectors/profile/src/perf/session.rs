@@ -1,0 +1,399 @@
+//! One capture: events, the processes they tell of, and a thread that reads them until it is told to stop.
+//!
+//! Owns that thread, its rounds and the account of what was lost on the way. Refuses to keep samples: each goes to the
+//! sink while its bytes are still warm, and what the sink makes of it is the sink's.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::attr::{Hz, Scope};
+use super::cgroup::Cgroup;
+use super::cpus;
+use super::events::{Abilities, Events, RING_BYTES};
+use super::processes::{Process, Processes, Refused};
+use super::record::{Meta, Sample};
+use super::refusal::Refusal;
+use super::ring::Merge;
+use super::synthesis::Proc;
+use super::sys;
+use super::target::Target;
+
+use self::reader::Reader;
+
+mod reader;
+
+/// Between two drains, unless a ring fills up before: four a second cost nothing, and a sample is at most so old.
+const ROUND_MS: u32 = 250;
+/// A record is stamped before it is written; by then every CPU has written it, unless the host stopped the machine.
+const SETTLED_NS: u64 = 20_000_000;
+/// How often CPUs that come or go, and targets that end, are looked for.
+const LOOK_EVERY_NS: u64 = 1_000_000_000;
+/// How often processes are looked for whose exit may have been lost.
+const SWEEP_EVERY_NS: u64 = 60_000_000_000;
+
+/// What to capture.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Whose samples.
+    pub target: Target,
+    /// How often.
+    pub hz: Hz,
+    /// For how long; until it is stopped when there is no end.
+    pub length: Option<Duration>,
+    /// Of each CPU.
+    pub ring_bytes: usize,
+}
+
+impl Plan {
+    /// Of these, at this rate, until stopped.
+    #[must_use]
+    pub fn new(target: Target, hz: Hz) -> Plan {
+        Plan { target, hz, length: None, ring_bytes: RING_BYTES }
+    }
+}
+
+/// A sample with what is known of who ran.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// When, where, who by number.
+    pub meta: Meta,
+    /// The stack.
+    pub sample: Sample<'a>,
+    /// Who, at that time; `None` when nobody told us.
+    pub process: Option<&'a Process>,
+    /// Where that belongs.
+    pub cgroup: Option<&'a Arc<Cgroup>>,
+    /// Whether the stack went on where the kernel stopped.
+    pub is_truncated: bool,
+}
+
+/// Takes samples, one after the other in order of time.
+pub trait Sink: Send + 'static {
+    /// Everything in it is gone when this returns.
+    fn sample(&mut self, seen: &Seen<'_>);
+}
+
+impl<F: FnMut(&Seen<'_>) + Send + 'static> Sink for F {
+    fn sample(&mut self, seen: &Seen<'_>) {
+        self(seen);
+    }
+}
+
+/// What happened, up to the latest round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// The rate now; 0 before the first round.
+    pub hz: u32,
+    /// Given to the sink.
+    pub samples: u64,
+    /// Of others than the target.
+    pub passed_over: u64,
+    /// Records that found no room, samples or others.
+    pub lost: u64,
+    /// Stacks deeper than the kernel walks.
+    pub truncated: u64,
+    /// How often the kernel stopped sampling for the rest of a tick.
+    pub throttled: u64,
+    /// Samples of processes that nobody told us of.
+    pub unattributed: u64,
+    /// Samples of processes outside our pid namespace, which have no number here.
+    pub hidden: u64,
+    /// Records that came after younger ones.
+    pub late: u64,
+    /// Records that made no sense, and rings that did not.
+    pub malformed: u64,
+    /// CPUs that came online and could not be watched.
+    pub cpus_refused: u64,
+    /// Programs started.
+    pub execs: u64,
+    /// Processes known now.
+    pub processes: usize,
+    /// What of them did not fit.
+    pub refused: Refused,
+    /// CPU time of the thread that reads.
+    pub cpu_ns: u64,
+    /// From the first to the latest round.
+    pub wall_ns: u64,
+    /// Descriptors held.
+    pub files: usize,
+    /// Bytes locked for the rings.
+    pub locked_bytes: usize,
+    /// CPUs watched now.
+    pub cpus: usize,
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its time was over.
+    Over,
+    /// Somebody stopped it.
+    Stopped,
+    /// All of its processes have ended.
+    TargetsGone,
+    /// The thread that read has died. Nothing but a defect does that.
+    Died,
+}
+
+/// What is left of a session.
+#[derive(Debug)]
+pub struct Outcome<S> {
+    /// What the sink made of it; nothing when the thread died with it.
+    pub sink: Option<S>,
+    /// Who ran: those that live and those that have ended in the last seconds.
+    pub processes: Processes,
+    /// The whole account.
+    pub statistics: Statistics,
+    /// Why.
+    pub end: End,
+}
+
+/// Between the thread that reads and everybody else.
+#[derive(Debug)]
+struct Shared {
+    is_stopped: AtomicBool,
+    /// The rate that is wanted; 0 once it is set.
+    wanted_hz: AtomicU32,
+    statistics: Mutex<Statistics>,
+    bell: OwnedFd,
+}
+
+impl Shared {
+    fn publish(&self, statistics: Statistics) {
+        *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
+    }
+
+    fn statistics(&self) -> Statistics {
+        *self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running capture. Dropping it stops it and forgets what it had.
+#[derive(Debug)]
+pub struct Session<S> {
+    shared: Arc<Shared>,
+    abilities: Abilities,
+    thread: Option<JoinHandle<(S, Processes, End)>>,
+}
+
+impl<S: Sink> Session<S> {
+    /// Opens everything, reads who runs, and lets the samples come.
+    pub fn start(plan: &Plan, sink: S) -> Result<Session<S>, Refusal> {
+        let system = |error: io::Error| Refusal::Other(error.to_string());
+        let mut events = Events::open(&plan.target, plan.hz, plan.ring_bytes)?;
+        let abilities = events.abilities();
+        let (mut proc, mut processes) = (Proc::new("/proc".into()), Processes::default());
+        // From here on the rings tell what changes; what they tell once more than /proc did is told twice the same.
+        match (&plan.target, abilities.scope) {
+            (Target::Pids(pids), Scope::Tasks) => {
+                pids.iter().for_each(|pid| proc.adopt(*pid, &mut processes));
+            }
+            _ => proc.everybody(&mut processes),
+        }
+        let bell = sys::bell().map_err(system)?;
+        let shared = Arc::new(Shared {
+            is_stopped: AtomicBool::new(false),
+            wanted_hz: AtomicU32::new(0),
+            statistics: Mutex::default(),
+            bell,
+        });
+        events.start()?;
+        let reader = Reader::new(&plan.target, events.abilities(), (proc, processes), sink);
+        let worker = Worker {
+            length_ns: plan.length.map(|length| u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)),
+            began_ns: sys::monotonic_ns(),
+            shared: Arc::clone(&shared),
+            merge: Merge::default(),
+            cpus_refused: 0,
+            looked_ns: 0,
+            swept: (0, 0),
+            events,
+            reader,
+        };
+        let thread = thread::Builder::new().name("perf".to_owned());
+        let thread = Some(thread.spawn(move || worker.run()).map_err(system)?);
+        Ok(Session { shared, abilities, thread })
+    }
+
+    /// What became of the wish.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    /// Another rate, within a round.
+    pub fn set_rate(&self, hz: Hz) -> Result<(), Refusal> {
+        if self.abilities.scope == Scope::Tasks {
+            return Err(Refusal::FixedRate);
+        }
+        self.shared.wanted_hz.store(hz.get(), Ordering::Release);
+        sys::ring(&self.shared.bell);
+        Ok(())
+    }
+
+    /// As of the latest round.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.shared.statistics()
+    }
+
+    /// Whether it has ended by itself.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Ends it now, with everything up to this moment in it.
+    #[must_use]
+    pub fn stop(mut self) -> Outcome<S> {
+        self.call_off();
+        self.join()
+    }
+
+    /// Waits for its end. Without a length that is when its processes have ended, or never.
+    #[must_use]
+    pub fn wait(mut self) -> Outcome<S> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Outcome<S> {
+        let joined = self.thread.take().and_then(|thread| thread.join().ok());
+        let statistics = self.shared.statistics();
+        match joined {
+            Some((sink, processes, end)) => Outcome { sink: Some(sink), processes, statistics, end },
+            None => Outcome { sink: None, processes: Processes::default(), statistics, end: End::Died },
+        }
+    }
+}
+
+impl<S> Session<S> {
+    fn call_off(&self) {
+        self.shared.is_stopped.store(true, Ordering::Release);
+        sys::ring(&self.shared.bell);
+    }
+}
+
+impl<S> Drop for Session<S> {
+    fn drop(&mut self) {
+        self.call_off();
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said so already.
+            drop(thread.join());
+        }
+    }
+}
+
+/// The thread's state.
+struct Worker<S> {
+    shared: Arc<Shared>,
+    events: Events,
+    merge: Merge,
+    reader: Reader<S>,
+    length_ns: Option<u64>,
+    began_ns: u64,
+    cpus_refused: u64,
+    looked_ns: u64,
+    /// When, and what was lost until then.
+    swept: (u64, u64),
+}
+
+impl<S: Sink> Worker<S> {
+    fn run(mut self) -> (S, Processes, End) {
+        let end = loop {
+            self.events.wait(&self.shared.bell, self.patience_ms());
+            let now_ns = sys::monotonic_ns();
+            self.follow_wishes();
+            self.round(now_ns.saturating_sub(SETTLED_NS));
+            self.shared.publish(self.account(now_ns));
+            if self.shared.is_stopped.load(Ordering::Acquire) {
+                break End::Stopped;
+            }
+            if self.left_ns(now_ns) == Some(0) {
+                break End::Over;
+            }
+            if now_ns - self.looked_ns >= LOOK_EVERY_NS {
+                self.looked_ns = now_ns;
+                self.follow_cpus();
+                self.sweep(now_ns);
+                if self.reader.targets_are_gone() {
+                    break End::TargetsGone;
+                }
+            }
+        };
+        self.events.stop();
+        self.round(u64::MAX);
+        self.shared.publish(self.account(sys::monotonic_ns()));
+        let (sink, processes) = self.reader.into_parts();
+        (sink, processes, end)
+    }
+
+    fn left_ns(&self, now_ns: u64) -> Option<u64> {
+        self.length_ns.map(|length| (self.began_ns.saturating_add(length)).saturating_sub(now_ns))
+    }
+
+    fn patience_ms(&self) -> u32 {
+        let left_ns = self.left_ns(sys::monotonic_ns()).unwrap_or(u64::MAX);
+        u32::try_from(left_ns.div_ceil(1_000_000)).unwrap_or(u32::MAX).min(ROUND_MS)
+    }
+
+    /// Reads what has been written up to then.
+    fn round(&mut self, until_ns: u64) {
+        self.reader.begin_round();
+        self.merge.drain(self.events.rings(), until_ns, |bytes| self.reader.record(bytes));
+        self.reader.end_round();
+    }
+
+    fn follow_wishes(&mut self) {
+        let wanted = Hz::new(self.shared.wanted_hz.swap(0, Ordering::AcqRel));
+        if let Some(hz) = wanted
+            && let Err(refusal) = self.events.set_rate(hz)
+        {
+            tracing::warn!(%refusal, hz = hz.get(), "sampling goes on at the old rate");
+        }
+    }
+
+    fn follow_cpus(&mut self) {
+        let online = cpus::online();
+        if self.events.is_on(&online) {
+            return;
+        }
+        // What a CPU that went has left behind is read before its ring is closed.
+        self.round(u64::MAX);
+        if let Err(refusal) = self.events.follow(&online) {
+            self.cpus_refused += 1;
+            if self.cpus_refused == 1 {
+                tracing::warn!(%refusal, "a CPU that came online is not sampled");
+            }
+        }
+    }
+
+    fn sweep(&mut self, now_ns: u64) {
+        let lost = self.reader.lost();
+        if now_ns - self.swept.0 >= SWEEP_EVERY_NS && lost > self.swept.1 {
+            self.swept = (now_ns, lost);
+            self.reader.end_the_gone(now_ns);
+        }
+    }
+
+    fn account(&self, now_ns: u64) -> Statistics {
+        let told = self.reader.statistics();
+        Statistics {
+            hz: self.events.hz().get(),
+            // The kernel's own count also has what was lost after the last record that told of it.
+            lost: self.events.lost().unwrap_or(0).max(told.lost),
+            late: self.merge.late(),
+            malformed: told.malformed + self.events.torn(),
+            cpus_refused: self.cpus_refused,
+            cpu_ns: sys::thread_cpu_ns(),
+            wall_ns: now_ns.saturating_sub(self.began_ns),
+            files: self.events.files(),
+            locked_bytes: self.events.locked_bytes(),
+            cpus: self.events.cpus(),
+            ..told
+        }
+    }
+}

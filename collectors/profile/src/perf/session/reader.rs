@@ -1,0 +1,194 @@
+//! From a record's bytes to a sample with its process: what a session does with each record, and what it counts.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::attr::Scope;
+use super::super::cgroup::Cgroup;
+use super::super::events::Abilities;
+use super::super::processes::Processes;
+use super::super::record::{self, Birth, Layout, Meta, Record, Sample};
+use super::super::synthesis::Proc;
+use super::super::target::Target;
+use super::{Seen, Sink, Statistics};
+
+/// Processes that a session follows. Who starts more has a node to watch.
+const FOLLOWED_MAX: usize = 16_384;
+
+/// The processes that are wanted, among all that are seen.
+#[derive(Debug)]
+struct Followed {
+    pids: HashSet<u32>,
+}
+
+impl Followed {
+    fn tell(&mut self, record: &Record<'_>) {
+        if let Record::Fork(Birth { pid, parent_pid, .. }) = record
+            && pid != parent_pid
+        {
+            // A child of ours is ours; another one that got the number of ours is not.
+            let is_ours = self.pids.contains(parent_pid) && self.pids.len() < FOLLOWED_MAX;
+            if is_ours {
+                self.pids.insert(*pid)
+            } else {
+                self.pids.remove(pid)
+            };
+        }
+    }
+}
+
+/// The state of reading.
+#[derive(Debug)]
+pub(super) struct Reader<S> {
+    layout: Layout,
+    depth: usize,
+    proc: Proc,
+    processes: Processes,
+    followed: Option<Followed>,
+    /// Whether the events themselves follow the tasks, so that whatever comes is wanted.
+    is_followed_by_kernel: bool,
+    statistics: Statistics,
+    sink: S,
+    newest_ns: u64,
+}
+
+impl<S: Sink> Reader<S> {
+    pub(super) fn new(
+        target: &Target,
+        abilities: Abilities,
+        (proc, processes): (Proc, Processes),
+        sink: S,
+    ) -> Reader<S> {
+        let followed = match target {
+            Target::Pids(pids) => Some(Followed { pids: pids.iter().copied().collect() }),
+            Target::Node | Target::Cgroup(_) => None,
+        };
+        Reader {
+            layout: abilities.layout,
+            depth: usize::from(abilities.depth),
+            proc,
+            processes,
+            followed,
+            is_followed_by_kernel: abilities.scope == Scope::Tasks,
+            statistics: Statistics::default(),
+            sink,
+            newest_ns: 0,
+        }
+    }
+
+    pub(super) fn into_parts(self) -> (S, Processes) {
+        (self.sink, self.processes)
+    }
+
+    pub(super) fn statistics(&self) -> Statistics {
+        Statistics { processes: self.processes.len(), refused: self.processes.refused(), ..self.statistics }
+    }
+
+    /// Records that the kernel told us were lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.statistics.lost
+    }
+
+    pub(super) fn begin_round(&mut self) {
+        self.proc.refill();
+    }
+
+    pub(super) fn end_round(&mut self) {
+        self.processes.expire(self.newest_ns);
+    }
+
+    /// Whether a session of named processes has none of them left.
+    pub(super) fn targets_are_gone(&mut self) -> bool {
+        let Some(followed) = &self.followed else { return false };
+        !followed.pids.iter().any(|pid| self.proc.is_alive(*pid))
+    }
+
+    /// Ends processes that are not there any more.
+    pub(super) fn end_the_gone(&mut self, now_ns: u64) {
+        self.processes.end_unless(now_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    /// One record, in its turn.
+    pub(super) fn record(&mut self, bytes: &[u8]) {
+        let Some((meta, record)) = record::decode(bytes, &self.layout) else {
+            self.statistics.malformed += 1;
+            return;
+        };
+        self.newest_ns = self.newest_ns.max(meta.time_ns);
+        if let Some(followed) = &mut self.followed {
+            followed.tell(&record);
+        }
+        self.processes.apply(&meta, &record);
+        match record {
+            Record::Sample(sample) => self.sample(meta, sample),
+            Record::Lost { records } => self.statistics.lost += records,
+            Record::LostSamples { samples } => self.statistics.lost += samples,
+            Record::Throttle { is_on } => self.statistics.throttled += u64::from(is_on),
+            Record::Comm { pid, is_exec: true, .. } => self.exec(pid),
+            Record::Comm { .. }
+            | Record::Mmap(_)
+            | Record::Fork(_)
+            | Record::Exit(_)
+            | Record::Cgroup { .. }
+            | Record::Ksymbol { .. }
+            | Record::Switch { .. }
+            | Record::Other(_) => {}
+        }
+    }
+
+    /// A runtime moves a process into its container before it becomes the container's program. Where samples carry the
+    /// cgroup that is seen then; elsewhere now is the time to look.
+    fn exec(&mut self, pid: u32) {
+        self.statistics.execs += 1;
+        if self.proc.is_unified() || !self.proc.may_read() {
+            return;
+        }
+        if let Some(cgroup) = self.proc.cgroup(pid) {
+            // Most are where their parent was, and share its value.
+            let before = self.processes.get(pid).and_then(|process| process.cgroup.as_deref());
+            if before != Some(&cgroup) {
+                self.processes.learn_cgroup(None, pid, &Arc::new(cgroup));
+            }
+        }
+    }
+
+    fn sample(&mut self, meta: Meta, sample: Sample<'_>) {
+        let is_wanted = self.followed.as_ref().is_none_or(|followed| followed.pids.contains(&meta.pid));
+        if !is_wanted && !self.is_followed_by_kernel {
+            self.statistics.passed_over += 1;
+            return;
+        }
+        // 0 is nobody here but somebody elsewhere: idle time is not sampled. The other is one that is just ending.
+        let has_number = meta.pid != 0 && meta.pid != u32::MAX;
+        self.statistics.hidden += u64::from(meta.pid == 0);
+        if has_number && self.processes.get(meta.pid).is_none() && self.proc.may_read() {
+            self.proc.adopt(meta.pid, &mut self.processes);
+        }
+        self.learn_cgroup(meta, sample.cgroup);
+        let process = self.processes.get(meta.pid).filter(|_| has_number);
+        self.statistics.unattributed += u64::from(process.is_none());
+        let is_truncated = sample.kernel.len() + sample.user.len() >= self.depth;
+        self.statistics.truncated += u64::from(is_truncated);
+        self.statistics.samples += 1;
+        let cgroup = cgroup_of(&self.proc, &self.processes, sample.cgroup);
+        let cgroup = cgroup.or_else(|| process.and_then(|process| process.cgroup.as_ref()));
+        self.sink.sample(&Seen { meta, sample, process, cgroup, is_truncated });
+    }
+
+    /// A number that no record has told us of: the process in it knows the path.
+    fn learn_cgroup(&mut self, meta: Meta, id: u64) {
+        let is_unknown = id != 0 && self.proc.is_unified() && self.processes.cgroups().get(id).is_none();
+        if is_unknown
+            && self.proc.may_read()
+            && let Some(cgroup) = self.proc.cgroup(meta.pid)
+        {
+            self.processes.learn_cgroup(Some(id), meta.pid, &Arc::new(cgroup));
+        }
+    }
+}
+
+/// Where there is one hierarchy, the number says it at the time of the sample.
+fn cgroup_of<'p>(proc: &Proc, processes: &'p Processes, id: u64) -> Option<&'p Arc<Cgroup>> {
+    processes.cgroups().get(id).filter(|_| proc.is_unified())
+}

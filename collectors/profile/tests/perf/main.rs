@@ -1,0 +1,16 @@
+//! The sampling engine on the kernel at hand, as root: whatever it says of rates, processes and stacks is held against
+//! programs of which that is known.
+//!
+//! Other work on the machine must not matter: what is counted is held against CPU time, never against time on the wall.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "clippy sees only #[test] functions as tests"
+)]
+
+mod lives;
+mod privileges;
+mod program;
+mod rates;
