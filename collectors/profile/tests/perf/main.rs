@@ -1,4 +1,4 @@
-//! The sampling engine on the kernel at hand, as root: whatever it says of rates, processes and stacks is held against
+//! The sampling engine on the kernel at hand: whatever it says of rates, processes and stacks is held against
 //! programs of which that is known.
 //!
 //! Other work on the machine must not matter: what is counted is held against CPU time, never against time on the wall.

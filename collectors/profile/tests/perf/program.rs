@@ -7,8 +7,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use std::{env, fs, thread};
 
+use profile::perf::attr::Hz;
+use profile::perf::events::{self, Events};
 use profile::perf::processes::Process;
+use profile::perf::refusal::{Refusal, Situation};
 use profile::perf::session::{Plan, Seen, Session};
+use profile::perf::target::Target;
 
 /// A child that does not outlive its test.
 pub(crate) struct Program(pub(crate) Child);
@@ -168,4 +172,19 @@ pub(crate) fn is_near(count: u64, expected: f64) -> bool {
 pub(crate) fn chain_path() -> &'static Path {
     static REAL: OnceLock<PathBuf> = OnceLock::new();
     REAL.get_or_init(|| chain().canonicalize().unwrap())
+}
+
+/// Whether the whole node may be sampled. Where it may not, that is told with its cause and cure, as it is to any user, and
+/// the story of the node ends there.
+pub(crate) fn is_node_ours() -> bool {
+    match Events::open(&Target::Node, Hz::STEADY, events::RING_BYTES) {
+        Ok(_) => true,
+        Err(refusal) => {
+            let situation = Situation::read();
+            assert!(!situation.is_capable, "{refusal}: {}", refusal.cure());
+            assert_eq!(refusal, Refusal::Paranoid { level: situation.paranoid });
+            assert!(refusal.cure().contains("CAP_PERFMON"), "{}", refusal.cure());
+            false
+        }
+    }
 }
