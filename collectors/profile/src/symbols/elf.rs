@@ -302,3 +302,100 @@ fn note_in<'a>(mut bytes: &'a [u8], owner: &[u8], kind: u32) -> Option<&'a [u8]>
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two segments that share a page of the file, as linkers like to lay them out, and a note.
+    fn made() -> Vec<u8> {
+        let mut bytes = vec![0; 0x3000];
+        let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        put(0, 0x0001_0102_464c_457f);
+        put(16, 3 | 62 << 16 | 1 << 32);
+        put(32, 64);
+        put(52, 64 | 56 << 16 | 3 << 32 | 64 << 48);
+        let segments = [(1, 4, 0, 0, 0x1100), (1, 5, 0x1100, 0x2100, 0x1000), (4, 4, 0x200, 0x200, 40)];
+        for (segment, (kind, flags, offset, address, length)) in segments.into_iter().enumerate() {
+            let at = 64 + segment * 56;
+            put(at, kind | flags << 32);
+            put(at + 8, offset);
+            put(at + 16, address);
+            put(at + 32, length);
+        }
+        put(0x200, 4 | 4 << 32);
+        put(0x208, 1 | u64::from(u32::from_le_bytes(*b"GNU\0")) << 32);
+        put(0x214, 4 | 4 << 32);
+        put(0x21c, 3 | u64::from(u32::from_le_bytes(*b"GNU\0")) << 32);
+        put(0x224, 0x0403_0201);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<Elf, ElfError> {
+        Elf::read(&mut Windows::new(bytes)?)
+    }
+
+    #[test]
+    fn an_instruction_is_in_the_executable_one_of_two_segments() {
+        let elf = read(&made()).unwrap();
+        let mapped = Mapped { start: 0x7f00_0000_1000, offset: 0x1000 };
+        assert_eq!(elf.code_address(mapped, 0x7f00_0000_1180), Some(0x2180));
+        assert_eq!(elf.code_address(mapped, 0x7f00_0000_1080), None);
+        assert_eq!(elf.code_address(mapped, 0x1000), None);
+        assert_eq!(elf.offset_of(0x2180), Some(0x1180));
+        assert_eq!(elf.offset_of(0x3100), None);
+    }
+
+    #[test]
+    fn a_note_is_found_behind_others() {
+        let bytes = made();
+        let mut file = Windows::new(&bytes[..]).unwrap();
+        let elf = Elf::read(&mut file).unwrap();
+        assert_eq!(elf.note(&mut file, b"GNU\0", 3).unwrap(), Some(vec![1, 2, 3, 4]));
+        assert_eq!(elf.note(&mut file, b"Go\0\0", 4).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_not_for_us_is_told_apart() {
+        assert_eq!(read(b"#!/bin/sh"), Err(ElfError::NotElf));
+        let with = |at: usize, value: u8| {
+            let mut bytes = made();
+            bytes[at] = value;
+            read(&bytes)
+        };
+        assert_eq!(with(4, 1), Err(ElfError::Unsupported("a 32-bit or big-endian file")));
+        assert_eq!(with(18, 8), Err(ElfError::Unsupported("the processor")));
+        assert_eq!(with(16, 1), Err(ElfError::Unsupported("what is neither program nor library")));
+        assert_eq!(with(57, 2), Err(ElfError::Damaged("the segment table is")));
+        // The last byte of the first segment's length.
+        assert_eq!(with(64 + 39, 0xff).map(|elf| elf.segments.len()), Ok(2));
+        assert_eq!(with(64 + 56 + 39, 0xff).map(|elf| elf.segments.len()), Ok(2));
+    }
+
+    #[test]
+    fn a_damaged_section_table_is_an_empty_one() {
+        let mut bytes = made();
+        bytes[40] = 0x40;
+        bytes[58..64].copy_from_slice(&[64, 0, 3, 0, 1, 0]);
+        assert_eq!(read(&bytes).unwrap().sections, []);
+        bytes[41] = 0xff;
+        bytes[47] = 0xff;
+        assert_eq!(read(&bytes).unwrap().sections, []);
+    }
+
+    #[test]
+    fn a_table_scattered_over_a_file_is_not_followed_for_ever() {
+        let mut bytes = made();
+        bytes.resize(64 << 20, 0);
+        // 8,192 sections, whose names are each in another window.
+        let table = bytes.len() - 8_192 * 64;
+        bytes[40..48].copy_from_slice(&u64::try_from(table).unwrap().to_le_bytes());
+        bytes[58..64].copy_from_slice(&[64, 0, 0, 0x20, 0, 0]);
+        bytes[table + 32..table + 40].copy_from_slice(&(32_u64 << 20).to_le_bytes());
+        for section in 1..8_192_u32 {
+            let at = table + usize::try_from(section).unwrap() * 64;
+            bytes[at..at + 4].copy_from_slice(&(section % 512 * 60_000).to_le_bytes());
+        }
+        assert_eq!(read(&bytes), Err(ElfError::Read(ReadError::Budget)));
+    }
+}

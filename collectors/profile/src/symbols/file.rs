@@ -244,3 +244,60 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |raw| u64::from_le_bytes(*raw))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn windows(bytes: &[u8]) -> Windows<&[u8]> {
+        let mut file = Windows::new(bytes).unwrap();
+        file.allow(1 << 30);
+        file
+    }
+
+    #[test]
+    fn pieces_are_what_is_there() {
+        let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut file = windows(&bytes);
+        for at in (0..99_000_u32).step_by(37).chain((0..99_000).rev().step_by(1_001)) {
+            assert_eq!(file.u32(u64::from(at) * 4), Ok(at));
+            let from = usize::try_from(at).unwrap() * 4;
+            assert_eq!(file.bytes(u64::from(at) * 4, 4_000).unwrap(), &bytes[from..from + 4_000]);
+        }
+        assert!(file.windows.len() <= WINDOWS_MAX);
+        let end = u64::try_from(bytes.len()).unwrap();
+        assert_eq!(file.u32(end - 4), Ok(99_999));
+        assert_eq!(file.bytes(end - 3, 4), Err(ReadError::Truncated));
+        assert_eq!(file.bytes(u64::MAX - 1, 4), Err(ReadError::Truncated));
+        assert_eq!(file.bytes(0, WINDOW_BYTES + 1), Err(ReadError::Truncated));
+    }
+
+    #[test]
+    fn a_walk_may_read_so_much_and_no_more() {
+        let bytes = vec![0; 1 << 20];
+        let mut file = Windows::new(&bytes[..]).unwrap();
+        assert_eq!(file.u32(0), Err(ReadError::Budget));
+        file.allow(40_000);
+        let read = (0..64).map(|window| file.u32(window * 16_384)).filter(Result::is_ok).count();
+        assert_eq!(read, 2);
+        // What is held already is free.
+        assert_eq!(file.u32(100), Ok(0));
+    }
+
+    #[test]
+    fn a_text_has_an_end() {
+        let mut file = windows(b"one\0two\0\xff\0open");
+        assert_eq!(file.text(4, 100).unwrap().as_deref(), Some("two"));
+        assert_eq!(file.text(4, 3).unwrap(), None);
+        assert_eq!(file.text(8, 100).unwrap().as_deref(), Some("\u{fffd}"));
+        assert_eq!(file.text(10, 100).unwrap(), None);
+        assert_eq!(file.text(15, 100), Err(ReadError::Truncated));
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        assert_eq!(open(Path::new("/dev/null")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(open(Path::new("/nonexistent")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(open(Path::new("/proc/self/exe")).is_ok());
+    }
+}

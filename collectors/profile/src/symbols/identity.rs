@@ -157,3 +157,58 @@ fn version(bytes: Vec<u8>) -> Option<String> {
 fn printable(bytes: Vec<u8>) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|text| text.chars().all(|c| c.is_ascii() && !c.is_ascii_control()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(bytes: &[u8]) -> String {
+        htlhash(&mut Windows::new(bytes).unwrap()).unwrap()
+    }
+
+    /// The expected ones are by Python's hashlib: `sha256(b[:4096] + b[-min(4096, len(b)):] + len(b).to_bytes(8))`.
+    #[test]
+    fn a_file_without_an_id_is_known_by_its_ends_and_its_length() {
+        assert_eq!(hash(b""), "af5570f5a1810b7af78caf4bc70a660f");
+        assert_eq!(hash(b"short"), "44a7e1d2bd59d26f377a8dd07d0461ac");
+        let long: Vec<u8> = (0..10_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        assert_eq!(hash(&long), "29e3194e821b97b5565d43a5156ad97a");
+        let mut other = long;
+        other[5_000] ^= 1;
+        assert_eq!(hash(&other), "29e3194e821b97b5565d43a5156ad97a");
+        other[9_999] ^= 1;
+        assert_ne!(hash(&other), "29e3194e821b97b5565d43a5156ad97a");
+    }
+
+    /// A file whose data begins with build information.
+    fn informed(information: &[u8], more: &[(usize, &[u8])]) -> Option<String> {
+        let mut bytes = vec![0; 0x400];
+        let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        put(0, 0x0001_0102_464c_457f);
+        put(16, 2 | 62 << 16 | 1 << 32);
+        put(32, 64);
+        put(52, 64 | 56 << 16 | 1 << 32 | 64 << 48);
+        put(64, 1 | 6 << 32);
+        put(72, 0x100);
+        put(80, 0x1_0100);
+        put(96, 0x300);
+        for (at, piece) in [(0x110, information)].iter().chain(more) {
+            bytes[*at..*at + piece.len()].copy_from_slice(piece);
+        }
+        let mut file = Windows::new(&bytes[..]).unwrap();
+        let elf = Elf::read(&mut file).unwrap();
+        go_version(&mut file, &elf).unwrap()
+    }
+
+    #[test]
+    fn the_version_stands_there_or_is_pointed_at() {
+        let inline = b"\xff Go buildinf:\x08\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x08go1.26.8";
+        assert_eq!(informed(inline, &[]).as_deref(), Some("go1.26.8"));
+        let pointed = b"\xff Go buildinf:\x08\0\x80\x01\x01\0\0\0\0\0";
+        let string = b"\x00\x02\x01\0\0\0\0\0\x06\0\0\0\0\0\0\0";
+        assert_eq!(informed(pointed, &[(0x180, string), (0x200, b"go1.17")]).as_deref(), Some("go1.17"));
+        assert_eq!(informed(pointed, &[(0x180, string), (0x200, b"gone\n!")]), None);
+        assert_eq!(informed(pointed, &[]), None);
+        assert_eq!(informed(b"\xff Go buildinf;", &[]), None);
+    }
+}

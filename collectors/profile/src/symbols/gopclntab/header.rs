@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Functions in one program. An etcd has 27,000, the largest programs some 400,000.
-pub(super) const FUNCTIONS_MAX: u64 = 1 << 20;
+const FUNCTIONS_MAX: u32 = 1 << 20;
 /// The names linkers give the table; the second in position-independent programs.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
 /// Of a search: heads that are none. Random bytes do not look like one in the life of a disk.
@@ -127,39 +127,35 @@ impl Header {
         if raw.len() < 8 + 8 * words || raw.get(4..8) != Some(&[0, 0, quantum, 8]) {
             return Ok(None);
         }
-        let functions = u64_at(raw, 8);
-        let text = if era == Era::Go116 { 0 } else { u64_at(raw, 24) };
-        let parts: [u64; 5] = std::array::from_fn(|part| u64_at(raw, 8 * (words - 4 + part)));
-        let is_sane =
-            parts.is_sorted() && parts.first().is_some_and(|first| *first >= 8 + 8 * words_u64(words));
-        let ends = parts.iter().skip(1).copied().chain([span.length]);
-        let mut found = parts.iter().zip(ends).map(|(from, to)| {
-            Some(Part { offset: span.offset.checked_add(*from)?, length: to.checked_sub(*from)? })
-        });
-        let mut next = || found.next().flatten();
-        let (Some(names), Some(units), Some(paths), Some(values), Some(records)) =
-            (next(), next(), next(), next(), next())
+        let Some(functions) =
+            u32::try_from(u64_at(raw, 8)).ok().filter(|count| (1..=FUNCTIONS_MAX).contains(count))
         else {
             return Ok(None);
         };
-        let Some(functions) =
-            u32::try_from(functions).ok().filter(|count| (1..=FUNCTIONS_MAX).contains(&u64::from(*count)))
-        else {
+        let text = if era == Era::Go116 { 0 } else { u64_at(raw, 24) };
+        let begins: [u64; 5] = std::array::from_fn(|part| u64_at(raw, 8 * (words - 4 + part)));
+        let part = |from: u64, to: u64| {
+            Some(Part { offset: span.offset.checked_add(from)?, length: to.checked_sub(from)? })
+        };
+        let [names, units, paths, values, records] = begins;
+        let found = [
+            part(names, units),
+            part(units, paths),
+            part(paths, values),
+            part(values, records),
+            part(records, span.length),
+        ];
+        let [Some(names), Some(units), Some(paths), Some(values), Some(records)] = found else {
             return Ok(None);
         };
         let quantum = u32::from(quantum);
-        let header = Header { era, span, quantum, functions, text, names, units, paths, values, records };
-        Ok(is_sane.then_some(header))
+        Ok(Some(Header { era, span, quantum, functions, text, names, units, paths, values, records }))
     }
 
     /// The address of a part, as the module's own list of them has it.
     pub(super) fn address_of(&self, part: Part) -> Option<u64> {
         self.span.address.checked_add(part.offset.checked_sub(self.span.offset)?)
     }
-}
-
-fn words_u64(words: usize) -> u64 {
-    u64::try_from(words).unwrap_or(u64::MAX)
 }
 
 fn quantum(machine: Machine) -> u8 {
@@ -223,7 +219,8 @@ pub(super) fn words<R: ReadAt>(
 ) -> Result<(), ReadError> {
     let end = span.offset.saturating_add(span.length).min(file.length());
     let mut offset = span.offset.saturating_add(span.address.wrapping_neg() % 8);
-    let mut bytes = vec![0; CHUNK_BYTES];
+    let mut bytes =
+        vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(CHUNK_BYTES)];
     while offset < end {
         let now = usize::try_from(end - offset).unwrap_or(usize::MAX).min(CHUNK_BYTES);
         bytes.truncate(now);

@@ -216,8 +216,7 @@ fn read<R: ReadAt>(
         samples: Vec::new(),
         trees: Vec::new(),
     };
-    let mut bytes = vec![0; CHUNK_BYTES];
-    let mut before = 0;
+    let (mut bytes, mut before) = (Vec::new(), 0);
     loop {
         let left = count - index.entries.len();
         let now = left.min(CHUNK_BYTES / size);
