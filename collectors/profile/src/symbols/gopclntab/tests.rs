@@ -57,14 +57,14 @@ impl Image {
             _ => self.u32(function.start),
         }
         let [stack_pointers, files, lines, inlined] = function.tables;
-        for field in [function.name, 0, 0, stack_pointers, files, lines, 3, 0] {
+        for field in [function.name, 0, 0, stack_pointers, files, lines, 4, 0] {
             self.u32(field);
         }
         if era == Era::Go120 {
             self.u32(function.start_line);
         }
         self.bytes.extend([function.id, function.flags, 0, 4]);
-        for table in [0, 0, inlined] {
+        for table in [0, 0, inlined, 0] {
             self.u32(table);
         }
         if era == Era::Go116 {
@@ -102,15 +102,15 @@ fn table(values: &mut Vec<u8>, pairs: &[(i32, u8)]) -> u32 {
     at
 }
 
-/// `main.outer` from 0 to 0x40, with `main.inner` from 0x10 to 0x20; `runtime.goexit` to 0x60; a wrapper to 0x70.
+/// `main.outer` from 0 to 0x40, the last four bytes of it padding, with `main.inner` from 0x10 to 0x20; `runtime.goexit` to 0x60; a wrapper to 0x70.
 fn made(era: Era, is_moved: bool) -> Vec<u8> {
     let mut image = Image { bytes: vec![0; DATA_AT], is_moved, relocations: Vec::new() };
     let mut values = vec![0];
     let tables = [
-        table(&mut values, &[(0, 4), (16, 0x40)]),
-        table(&mut values, &[(0, 0x40)]),
-        table(&mut values, &[(10, 0x10), (20, 0x20), (11, 0x40)]),
-        table(&mut values, &[(-1, 0x10), (0, 0x20), (-1, 0x40)]),
+        table(&mut values, &[(0, 4), (16, 0x3c)]),
+        table(&mut values, &[(0, 0x3c)]),
+        table(&mut values, &[(10, 0x10), (20, 0x20), (11, 0x3c)]),
+        table(&mut values, &[(-1, 0x10), (0, 0x20), (-1, 0x3c)]),
     ];
     let functions = [
         Made { start: 0, name: 0, tables, start_line: 9, id: 0, flags: 0 },
@@ -159,7 +159,7 @@ fn made(era: Era, is_moved: bool) -> Vec<u8> {
 fn functions_of(image: &mut Image, era: Era, functions: &[Made]) -> u64 {
     let (index_bytes, record_bytes) = match era {
         Era::Go116 => (16 * 3 + 8, 96),
-        _ => (8 * 3 + 4_u32, 72),
+        _ => (8 * 3 + 4_u32, 80),
     };
     let first = index_bytes.next_multiple_of(8);
     let records = image.here();
@@ -271,14 +271,17 @@ fn each_layout_gives_the_same_answers() {
     for (era, is_moved) in ALL {
         let bytes = made(era, is_moved);
         check(&bytes, 0, &["main.outer main.go:10"]);
+        // The last byte of a line: a call there returns to the next one.
+        check(&bytes, 0x0f, &["main.outer main.go:10"]);
         check(&bytes, 0x18, &["main.inner main.go:20 inlined", "main.outer main.go:10"]);
         check(&bytes, 0x20, &["main.outer main.go:11"]);
+        check(&bytes, 0x3d, &["main.outer ?"]);
         check(&bytes, 0x41, &["runtime.goexit ?"]);
         check(&bytes, 0x61, &["main.(*T).wrap ? wrapper"]);
         check(&bytes, 0x70, &[]);
         let mut symbols = GoSymbols::open(&bytes[..]).unwrap();
-        let deltas = [0, 3, 4, 0x40].map(|at| symbols.sp_delta(Pc::Sampled(CODE + at)).unwrap());
-        assert_eq!(deltas, [Some(0), Some(0), Some(16), None]);
+        let deltas = [0, 3, 4, 0x3c, 0x40].map(|at| symbols.sp_delta(Pc::Sampled(CODE + at)).unwrap());
+        assert_eq!(deltas, [Some(0), Some(0), Some(16), None, None]);
         let goexit = symbols.function(Pc::Sampled(CODE + 0x40)).unwrap().unwrap();
         assert_eq!((goexit.role, goexit.start, goexit.end), (Role::Goexit, CODE + 0x40, CODE + 0x60));
         assert!(goexit.is_top && goexit.is_assembly && !goexit.switches_stack);
@@ -325,7 +328,7 @@ fn parts_that_disagree_are_an_error() {
     let open = |bytes: &[u8]| GoSymbols::open(bytes).map(|_| ()).unwrap_err();
     let good = made(Era::Go120, false);
     // A record that says that it is another function's; a record beyond the end; functions that are not in order.
-    let index = place(&good, &[0x40, 0, 0, 0, 104, 0, 0, 0]);
+    let index = place(&good, &[0x40, 0, 0, 0, 112, 0, 0, 0]);
     for (at, value) in [(index, 0x41), (index + 6, 1), (index, 0x71)] {
         let mut bytes = good.clone();
         bytes[at] = value;
@@ -347,7 +350,7 @@ fn parts_that_disagree_are_an_error() {
 fn a_table_without_end_is_an_error() {
     let mut bytes = made(Era::Go120, false);
     // From the second value on: as much more as you like, for no instruction.
-    let table = place(&bytes, &[2, 4, 32, 0x3c]);
+    let table = place(&bytes, &[2, 4, 32, 0x38]);
     bytes[table + 2..table + 14].fill(0x80);
     let delta = GoSymbols::open(&bytes[..]).unwrap().sp_delta(Pc::Sampled(CODE + 8));
     assert_eq!(delta, Err(GoError::Damaged("a table of values is")));
