@@ -21,7 +21,7 @@ use std::{
 };
 
 use profile::symbols::{
-    elf::Elf,
+    elf::{Elf, ElfError},
     file::{self, ReadAt, ReadError, Windows},
     gopclntab::{self, Frame, GoError, GoSymbols, Pc, Role},
     identity,
@@ -370,4 +370,12 @@ fn a_file_says_which_it_is() {
     for version in ["3.5", "3.6", "3.7"] {
         assert!(identity(version).1.starts_with("go1."));
     }
+}
+
+#[test]
+fn a_program_in_another_language_is_none_of_ours() {
+    let ours = env::current_exe().unwrap();
+    assert_eq!(gopclntab::open(&ours).unwrap().unwrap_err(), GoError::NotGo);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    assert_eq!(gopclntab::open(&script).unwrap().unwrap_err(), GoError::Elf(ElfError::NotElf));
 }
