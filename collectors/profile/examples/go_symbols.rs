@@ -45,12 +45,12 @@ fn main() -> ExitCode {
 
 fn measure(path: &Path) -> Outcome {
     let before = heap_kib()?;
-    let mut kept = gopclntab::open(path)??;
+    let mut kept = gopclntab::open(path)?;
     let after = heap_kib()?;
     let mut least = Duration::MAX;
     for _ in 0..ROUNDS {
         let began = Instant::now();
-        hint::black_box(&gopclntab::open(path)??);
+        hint::black_box(&gopclntab::open(path)?);
         least = least.min(began.elapsed());
     }
     let functions = kept.functions();
@@ -70,7 +70,7 @@ fn measure(path: &Path) -> Outcome {
 }
 
 fn name(path: &Path, addresses: &[String]) -> Outcome {
-    let mut symbols = gopclntab::open(path)??;
+    let mut symbols = gopclntab::open(path)?;
     for address in addresses {
         let pc = u64::from_str_radix(address.trim_start_matches("0x"), 16)?;
         println!("{address}: {:?}", symbols.function(Pc::Sampled(pc))?);

@@ -12,11 +12,11 @@ mod record;
 mod tests;
 mod values;
 
-use std::io;
+use std::{fs::File, path::Path};
 
 use super::{
     elf::{Elf, ElfError},
-    file::{ReadAt, ReadError, Windows},
+    file::{self, ReadAt, ReadError, Windows},
 };
 use header::Header;
 use index::Index;
@@ -371,7 +371,8 @@ impl<R: ReadAt> GoSymbols<R> {
 /// Opens a regular file and loads its tables.
 ///
 /// # Errors
-/// As the system says about the file; as [`GoSymbols::open`] says about the tables.
-pub fn open(path: &std::path::Path) -> io::Result<Result<GoSymbols<std::fs::File>, GoError>> {
-    super::file::open(path).map(GoSymbols::open)
+/// See [`GoError`].
+pub fn open(path: &Path) -> Result<GoSymbols<File>, GoError> {
+    let file = file::open(path).map_err(|error| ReadError::Io(error.kind()))?;
+    GoSymbols::open(file)
 }
