@@ -9,3 +9,4 @@ pub mod counts;
 pub mod fetch;
 pub mod gopprof;
 pub mod perf;
+pub mod symbols;
