@@ -1,6 +1,8 @@
 //! The whole way to a rollback: a rollout slows etcd down for its callers, one signed signal leaves, and none too many,
 //! whenever the agent is killed.
 
+mod hour;
+
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -27,9 +29,11 @@ const KEY: &[u8] = b"thirty-two bytes of a shared key";
 const RATES: &str = "scrape: { interval: 2s }
 profile: { enabled: false }
 probe: { writes: true, serializable_read_hz: 0.2, linearizable_read_hz: 0.3, status_hz: 0, lease_hz: 0.5, put_hz: 0 }
-slo: { write_limit: 32ms }
 verdict: { enforce: true }
 ";
+
+/// What a write may take, as in the demo.
+const WRITE_LIMIT_MS: u32 = 32;
 
 struct Stage {
     incident: Incident,
@@ -38,14 +42,15 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(name: &str, version: Version) -> Result<Stage> {
+    fn set(name: &str, version: Version, write_limit_ms: u32) -> Result<Stage> {
         let hook = Webhook::start()?;
         let seat = Seat::new(name)?;
         let incident = Incident::new(version, seat.folder().path())?;
         let secret = seat.folder().write("secret", &format!("whsec_{}\n", STANDARD.encode(KEY)))?;
         let (url, log, secret) = (hook.url(), incident.orders.log().display(), secret.display());
         let rest = format!(
-            "logs: {{ files: [\"{log}\"], start_at: beginning }}
+            "slo: {{ write_limit: {write_limit_ms}ms }}
+logs: {{ files: [\"{log}\"], start_at: beginning }}
 rollback:
   webhooks:
     - {{ name: deployer, url: {url}, allow_http: true, timeout: 2s, secret: {{ file: {secret} }} }}
@@ -129,7 +134,7 @@ fn ids(received: &[Received]) -> BTreeSet<String> {
 }
 
 fn one_signal_and_its_end(version: Version) -> Result<()> {
-    let stage = Stage::set(&format!("rollback-{version}"), version)?;
+    let stage = Stage::set(&format!("rollback-{version}"), version, WRITE_LIMIT_MS)?;
     stage.incident.play(|| {
         let agent = stage.start()?;
         stage.roll_out(&agent)?;
@@ -164,7 +169,7 @@ fn a_rollout_that_slows_writes_is_signalled_once_signed_and_resolved_on_3_5() {
 
 #[test]
 fn an_agent_killed_before_between_and_after_sending_has_one_effect_with_one_id() {
-    let stage = Stage::set("rollback-killed", Version::V3_6).unwrap();
+    let stage = Stage::set("rollback-killed", Version::V3_6, WRITE_LIMIT_MS).unwrap();
     let played = stage.incident.play(|| {
         // Refused for now: it is killed between two attempts.
         stage.hook.respond(Reply::Status(503));
@@ -213,7 +218,7 @@ fn an_agent_killed_before_between_and_after_sending_has_one_effect_with_one_id()
 
 #[test]
 fn an_agent_killed_as_soon_as_its_evidence_is_on_disk_still_signals_once() {
-    let stage = Stage::set("rollback-evidence", Version::V3_5).unwrap();
+    let stage = Stage::set("rollback-evidence", Version::V3_5, WRITE_LIMIT_MS).unwrap();
     let played = stage.incident.play(|| {
         let agent = stage.start()?;
         stage.roll_out(&agent)?;

@@ -14,7 +14,7 @@ const LOCAL_DEPENDENCIES: [(&str, &[&str]); 9] = [
     ("collectors/profile", &["model"]),
     ("exporters", &["model"]),
     ("agent", &["model", "processors", "collectors", "profile", "exporters"]),
-    ("tests", &["model", "collectors", "profile", "exporters"]),
+    ("tests", &["model", "processors", "collectors", "profile", "exporters"]),
     ("deploy/dev/demo", &["model", "harness"]),
     ("deploy/dev/measure", &["model", "harness"]),
 ];
