@@ -5,6 +5,7 @@
 //! what the exporter itself says and does (h2, hyper, tonic, tower, reqwest): it would feed itself. It begins before and ends
 //! after every run of the pipeline, so a reload does not move it.
 
+mod grpc;
 mod post;
 
 use std::io::{self, IsTerminal};
@@ -23,6 +24,7 @@ use opentelemetry_otlp::{
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -78,6 +80,12 @@ pub(crate) enum TelemetryError {
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     export: Option<Export>,
+}
+
+/// Who sends: the crate itself, or the exporter's client below it.
+enum Way {
+    Grpc(Box<grpc::Line>),
+    Post(post::Post),
 }
 
 #[derive(Debug)]
@@ -153,27 +161,27 @@ where
 impl Export {
     /// Starts the thread with both clients and builds the providers; `None` where neither signal goes anywhere.
     fn start(config: &Config, clock: &Clock, ledger: &Ledger) -> Result<Option<Export>, TelemetryError> {
-        let direct = |signal| Direct::new(&config.otlp, signal, clock, ledger);
-        let (for_spans, for_logs) = (direct(Signal::Traces)?, direct(Signal::Logs)?);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let way = |signal| way(&config.otlp, signal, (clock, ledger), runtime.handle());
+        let ((for_spans, span_road), (for_logs, log_road)) = (way(Signal::Traces)?, way(Signal::Logs)?);
         if for_spans.is_none() && for_logs.is_none() {
             return Ok(None);
         }
-        let (for_spans, span_road) = for_spans.map(post::road).unzip();
-        let (for_logs, log_road) = for_logs.map(post::road).unzip();
         let timeout = |signal| config.otlp.destination(signal).timeout;
         let resource = resource(&config.node);
-        let spans = for_spans.map(|post| spans(post, timeout(Signal::Traces), &resource)).transpose()?;
-        let logs = for_logs.map(|post| logs(post, timeout(Signal::Logs), &resource)).transpose()?;
+        let spans = for_spans.map(|way| spans(way, timeout(Signal::Traces), &resource)).transpose()?;
+        let logs = for_logs.map(|way| logs(way, timeout(Signal::Logs), &resource)).transpose()?;
         let (stop, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::Builder::new().name("telemetry".to_owned()).spawn(move || {
             runtime.block_on(async move {
                 tokio::select! {
                     // A sender that was dropped means the same as one that spoke.
                     _stopped = stopped => {}
-                    _ended = async { tokio::join!(travel(span_road), travel(log_road)) } => {}
+                    () = travel(span_road, log_road) => {}
                 }
             });
+            // Waits for nobody: a name that does not resolve keeps a thread busy for half a minute.
+            runtime.shutdown_background();
         })?;
         Ok(Some(Export { spans, logs, stop, thread }))
     }
@@ -199,10 +207,29 @@ impl Export {
     }
 }
 
-async fn travel(road: Option<post::Road>) {
-    if let Some(road) = road {
-        road.run().await;
+/// Serves the roads there are. Never ends: channels of gRPC live on the same runtime.
+async fn travel(spans: Option<post::Road>, logs: Option<post::Road>) {
+    let run = async |road: Option<post::Road>| {
+        if let Some(road) = road {
+            road.run().await;
+        }
+    };
+    tokio::join!(run(spans), run(logs));
+    std::future::pending::<()>().await;
+}
+
+/// Who sends a signal; a road where that is the exporter's client.
+fn way(
+    config: &exporters::otlp::Config,
+    signal: Signal,
+    tools: (&Clock, &Ledger),
+    runtime: &Handle,
+) -> Result<(Option<Way>, Option<post::Road>), StartError> {
+    if let Some(line) = grpc::Line::new(config, signal, tools, runtime)? {
+        return Ok((Some(Way::Grpc(Box::new(line))), None));
     }
+    let (post, road) = Direct::new(config, signal, tools.0, tools.1)?.map(post::road).unzip();
+    Ok((post.map(Way::Post), road))
 }
 
 fn resource(node: &str) -> Resource {
@@ -214,30 +241,32 @@ fn resource(node: &str) -> Resource {
         .build()
 }
 
-fn spans(
-    post: post::Post,
-    timeout: Duration,
-    resource: &Resource,
-) -> Result<SdkTracerProvider, ExporterBuildError> {
+fn spans(way: Way, timeout: Duration, resource: &Resource) -> Result<SdkTracerProvider, ExporterBuildError> {
+    let provider = SdkTracerProvider::builder().with_resource(resource.clone());
+    let post = match way {
+        Way::Grpc(line) => return Ok(provider.with_batch_exporter(line.spans()?).build()),
+        Way::Post(post) => post,
+    };
     let exporter = SpanExporter::builder().with_http().with_http_client(post).with_endpoint(NOWHERE);
     let exporter = exporter.with_protocol(Protocol::HttpBinary).with_timeout(timeout).build()?;
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.clone()).build())
+    Ok(provider.with_batch_exporter(exporter).build())
 }
 
-fn logs(
-    post: post::Post,
-    timeout: Duration,
-    resource: &Resource,
-) -> Result<SdkLoggerProvider, ExporterBuildError> {
+fn logs(way: Way, timeout: Duration, resource: &Resource) -> Result<SdkLoggerProvider, ExporterBuildError> {
+    let provider = SdkLoggerProvider::builder().with_resource(resource.clone());
+    let post = match way {
+        Way::Grpc(line) => return Ok(provider.with_batch_exporter(line.logs()?).build()),
+        Way::Post(post) => post,
+    };
     let exporter = LogExporter::builder().with_http().with_http_client(post).with_endpoint(NOWHERE);
     let exporter = exporter.with_protocol(Protocol::HttpBinary).with_timeout(timeout).build()?;
-    Ok(SdkLoggerProvider::builder().with_batch_exporter(exporter).with_resource(resource.clone()).build())
+    Ok(provider.with_batch_exporter(exporter).build())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::net::{SocketAddr, TcpListener};
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::sync::{Arc, Mutex};
     use std::thread;
     use std::time::Duration;
@@ -245,23 +274,40 @@ mod tests {
     use exporters::otlp::{Compression, Endpoint, Protocol};
     use model::ledger::Ledger;
     use model::time::{Clock, Stamp};
+    use opentelemetry::trace::{Span, Tracer, TracerProvider};
 
     use super::{Config, Export, TelemetryError, subscriber};
+
+    /// What the crate's own client sends.
+    const GZIPPED: (Protocol, Compression) = (Protocol::Grpc, Compression::Gzip);
+
+    /// Longer than anybody here waits.
+    const LONG: Duration = Duration::from_secs(60);
 
     fn config(level: &str) -> Config {
         let otlp = exporters::otlp::Config::default();
         Config { level: level.to_owned(), json: true, otlp, node: "node-7".to_owned() }
     }
 
+    /// Uncompressed, so that what leaves can be read on the wire.
     fn start(endpoint: &str, protocol: Protocol) -> Result<Option<Export>, TelemetryError> {
+        start_counted(endpoint, (protocol, Compression::None), LONG, &Ledger::default())
+    }
+
+    fn start_counted(
+        endpoint: &str,
+        (protocol, compression): (Protocol, Compression),
+        timeout: Duration,
+        ledger: &Ledger,
+    ) -> Result<Option<Export>, TelemetryError> {
         let mut config = config("error");
         config.otlp.each(|to| {
             to.endpoint = Endpoint::Base(endpoint.to_owned());
             to.protocol = protocol;
-            // So that what leaves can be read on the wire.
-            to.compression = Compression::None;
+            to.compression = compression;
+            to.timeout = timeout;
         });
-        Export::start(&config, &Clock::new(Stamp::default), &Ledger::default())
+        Export::start(&config, &Clock::new(Stamp::default), ledger)
     }
 
     /// A receiver that reads everything and never answers: the worst one.
@@ -327,6 +373,107 @@ mod tests {
             done.send(()).unwrap();
         });
         ended.recv_timeout(Duration::from_secs(6)).unwrap();
+    }
+
+    #[test]
+    fn the_crates_own_client_is_bounded_by_the_end_too() {
+        for address in ["127.0.0.1:1".to_owned(), mute().0.to_string()] {
+            let url = format!("http://{address}");
+            let export = start_counted(&url, GZIPPED, LONG, &Ledger::default());
+            let export = export.unwrap().unwrap();
+            tell(&export);
+            let (done, ended) = std::sync::mpsc::channel();
+            thread::spawn(move || {
+                export.end();
+                done.send(()).unwrap();
+            });
+            // Two seconds, and the rest for a busy machine.
+            ended.recv_timeout(Duration::from_secs(6)).expect("shutdown hangs");
+        }
+    }
+
+    fn tell(export: &Export) {
+        let subscriber = subscriber(&config("off"), Some(export)).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info_span!("apply_a_record").in_scope(|| tracing::info!("a line"));
+        });
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let [_, high, middle, low] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&[high, middle, low, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// A header block of literals after `:status 200`, or after nothing in trailers.
+    fn block(head: &[u8], headers: &[(&str, &str)]) -> Vec<u8> {
+        headers.iter().fold(head.to_vec(), |mut block, (name, value)| {
+            for text in [name, value] {
+                block.extend(if text == name { &[0_u8][..] } else { &[] });
+                block.push(u8::try_from(text.len()).unwrap());
+                block.extend_from_slice(text.as_bytes());
+            }
+            block
+        })
+    }
+
+    /// Reads HTTP/2 frames up to the end of the first request.
+    fn request(stream: &mut TcpStream) {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).unwrap();
+        stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            stream.read_exact(&mut payload).unwrap();
+            if head[3] == 0 && head[4] & 1 == 1 {
+                return;
+            }
+        }
+    }
+
+    const GRPC: (&str, &str) = ("content-type", "application/grpc");
+
+    #[test]
+    fn details_that_are_not_base64_cost_one_batch_and_are_counted() {
+        let headers = [GRPC, ("grpc-status", "3"), ("grpc-status-details-bin", "!")];
+        costs_one_batch(frame(1, 5, 1, &block(&[0x88], &headers)), LONG, 1);
+    }
+
+    #[test]
+    fn an_answer_that_never_ends_costs_one_batch() {
+        // Tonic's own timeout covers the headers alone.
+        costs_one_batch(frame(1, 4, 1, &block(&[0x88], &[GRPC])), Duration::from_secs(1), 0);
+    }
+
+    fn costs_one_batch(bad: Vec<u8>, timeout: Duration, panicked: u64) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let good = [
+            frame(1, 4, 1, &block(&[0x88], &[GRPC])),
+            frame(0, 0, 1, &[0; 5]),
+            frame(1, 5, 1, &block(&[], &[("grpc-status", "0")])),
+        ];
+        let receiver = thread::spawn(move || {
+            // A connection each: the one that failed is not used again.
+            [bad, good.concat()].map(|answer| {
+                let (mut stream, _) = listener.accept().unwrap();
+                request(&mut stream);
+                stream.write_all(&answer).unwrap();
+                stream
+            })
+        });
+        let ledger = Ledger::default();
+        let export = start_counted(&url, GZIPPED, timeout, &ledger).unwrap().unwrap();
+        // Spans alone, so that the answers come in their order.
+        let spans = export.spans.clone().unwrap();
+        for accepted in [false, true] {
+            spans.tracer("test").start("a span").end();
+            assert_eq!(spans.force_flush().is_ok(), accepted);
+            assert_eq!(ledger.get("agent_own_telemetry_failures_total", "panicked"), panicked);
+        }
+        receiver.join().unwrap();
     }
 
     #[test]

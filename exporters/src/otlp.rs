@@ -4,7 +4,7 @@
 //! order of a signal is kept and nothing is spawned. Memory is the queue, one request in the making a signal, and the
 //! prepared shapes of the scraped targets. The receipt of a log line is resolved when its request has ended. Nothing leaves
 //! without an endpoint. Refuses OTLP/JSON, delta temporality and an SDK's meters: what is shipped is what was observed. The
-//! agent's own spans and logs are encoded elsewhere and sent by [`Direct`].
+//! agent's own spans and logs are encoded elsewhere and sent by [`Direct`] or over [`Dial`].
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -28,11 +28,13 @@ use self::queue::Queue;
 use self::retry::Quiet;
 
 pub use self::config::{Compression, Config, Destination, Endpoint, Headers, Protocol, Signal, Tls};
+pub use self::dial::Dial;
 pub use self::direct::{Direct, Sent};
 pub use self::env::{Problem, Variables};
 
 mod client;
 mod config;
+mod dial;
 mod direct;
 mod edges;
 mod encode;

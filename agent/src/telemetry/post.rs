@@ -1,6 +1,7 @@
-//! The road of the agent's own spans and logs: opentelemetry-otlp batches and encodes, the exporter's own client sends.
+//! The road of the agent's own spans and logs over HTTP, and over gRPC where they are not compressed (see
+//! [`exporters::otlp::Dial`]): opentelemetry-otlp batches and encodes, the exporter's own client sends.
 //!
-//! So they follow the settings of everything else that leaves: endpoint, protocol (gRPC too), headers, compression, TLS
+//! So they follow the settings of everything else that leaves: endpoint, protocol, headers, compression, TLS
 //! files and their rotation, timeout. Of the request that the crate makes only the body counts: it reads OTEL_* variables by
 //! itself, and would send their headers where a file has named another receiver.
 

@@ -99,11 +99,20 @@ impl Link {
         finish(self.destination.protocol, self.destination.compression, payload)
     }
 
-    /// A new connection when a certificate file has changed; the old one stays while the new files cannot be used.
-    fn refresh(&mut self) {
+    /// The gRPC client; `None` over HTTP.
+    pub(crate) fn grpc(&self) -> Option<&GrpcClient> {
+        match &self.client {
+            Client::Grpc(client) => Some(client),
+            Client::Http(_) => None,
+        }
+    }
+
+    /// A new client when a certificate file has changed, and whether that is so; the old one stays while the new files cannot
+    /// be used.
+    pub(crate) fn refresh(&mut self) -> bool {
         let now_ns = self.clock.now().mono_ns;
         if self.url.scheme() != "https" || !self.files.is_changed(now_ns) {
-            return;
+            return false;
         }
         let signal = self.signal.name();
         match client(&self.destination, self.signal, &self.url, &self.clock) {
@@ -112,6 +121,7 @@ impl Link {
                 self.files.used();
                 self.ledger.add("agent_tls_reloads_total", "ok", 1);
                 info!(signal, "otlp certificates rotated");
+                true
             }
             Err(error) => {
                 self.files.refused(now_ns);
@@ -119,6 +129,7 @@ impl Link {
                 if self.quiet.speak(now_ns) {
                     warn!(%error, signal, "rotated otlp certificates cannot be used, the old ones stay");
                 }
+                false
             }
         }
     }

@@ -55,6 +55,16 @@ impl GrpcClient {
         Ok(GrpcClient { endpoint, channel: None, uri, headers, timeout: destination.timeout })
     }
 
+    /// Where calls go, with TLS as the files had it.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// What goes with each call.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// The length-prefixed message.
     pub(crate) fn frame(compression: Compression, body: &[u8]) -> Bytes {
         let mut framed = BytesMut::with_capacity(body.len() + 5);
