@@ -305,6 +305,7 @@ mod tests {
             "agent_otlp_retries_total",
             "agent_otlp_skipped_points_total",
             "agent_outbox_dropped_total",
+            "agent_own_telemetry_failures_total",
             "agent_probe_rejects_total",
             "agent_probe_skips_total",
             "agent_probe_watch_errors_total",
