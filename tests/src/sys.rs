@@ -12,10 +12,14 @@ use crate::process::Signal;
 /// as long as the process.
 pub(crate) fn die_with_spawner(command: &mut Command) {
     let parent = std::process::id();
-    // SAFETY: the closure runs between fork and exec in the child. It calls prctl and getppid alone, which are
+    // SAFETY: the closure runs between fork and exec in the child. It calls signal, prctl and getppid alone, which are
     // async-signal-safe, and allocates nothing: `io::Error::last_os_error` and `from_raw_os_error` hold a number.
     unsafe {
         command.pre_exec(move || {
+            // A shell that runs the tests in its background has them ignore interrupts, and so would the child.
+            if libc::signal(libc::SIGINT, libc::SIG_DFL) == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                 return Err(io::Error::last_os_error());
             }
