@@ -153,12 +153,18 @@ fn outage(protocol: Protocol, name: &str) -> Result<()> {
     let queued = stage.agent.metric("agent_otlp_queue_bytes", "")?;
     ensure!(queued <= f64::from(1 << 20), "{queued} bytes in a queue of 1 MiB");
     stage.sink.up()?;
+    // While a request is tried again and the queue is full, what waits behind it is dropped; what comes afterwards is not.
+    wait_until("the queue to empty", SOON, || {
+        Ok((stage.agent.metric("agent_otlp_queue_bytes", "")? == 0.0).then_some(()))
+    })?;
+    stage.say_for(Duration::from_secs(1))?;
     wait_until("the drops to account for what is missing", SOON, || {
         let (missing, dropped) = (stage.missing(), stage.dropped_lines()?);
         ensure!(missing as f64 <= dropped, "{missing} lines missing, {dropped} counted as dropped");
         ensure!(stage.said.last().is_some_and(|last| stage.has_arrived(last)), "the last line is on its way");
         Ok(Some(()))
-    })?;
+    })
+    .with_context(|| stage.told())?;
     ensure!(stage.dropped("queue_full")? > 0.0, "a megabyte held {} lines", stage.said.len() - said);
     stage.agent.stop()?;
     drop(stage.seat);
@@ -166,6 +172,14 @@ fn outage(protocol: Protocol, name: &str) -> Result<()> {
 }
 
 impl Stage {
+    /// What the agent says of lines and requests.
+    fn told(&self) -> String {
+        let page = self.agent.get("/metrics").map(|answer| answer.body).unwrap_or_default();
+        let about = |line: &&str| line.starts_with("agent_otlp") || line.starts_with("agent_logs");
+        let counters: Vec<&str> = page.lines().filter(about).collect();
+        format!("{}\n{}", self.agent.agent.stderr(), counters.join("\n"))
+    }
+
     fn dropped_lines(&self) -> Result<f64> {
         self.agent.metric("agent_otlp_dropped_items_by_signal_total", "logs")
     }
