@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use profile::perf::processes::Process;
-use profile::perf::session::{Plan, Seen, Session};
+use profile::perf::session::{Plan, Seen, Session, Wait};
 
 /// A child that does not outlive its test.
 pub(crate) struct Program(pub(crate) Child);
@@ -39,7 +39,8 @@ impl Drop for Program {
 }
 
 /// A program whose stack is known: main calls outer, that calls middle, that calls inner, which never returns unless it
-/// is told after how many milliseconds of CPU time. It first prints where its functions are.
+/// is told after how many milliseconds of CPU time, or how often to sleep
+/// once it has read a byte. It first prints where its functions are.
 const CHAIN: &str = r#"
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -52,16 +53,34 @@ static long now(void) {
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return t.tv_sec * 1000000000L + t.tv_nsec;
 }
+static long naps, slept_ns;
+static long on_the_wall(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000L + t.tv_nsec;
+}
 __attribute__((noinline)) void inner(void) {
+    for (; naps > 0; naps--) {
+        struct timespec nap = {0, 10 * 1000000L};
+        long began = on_the_wall();
+        nanosleep(&nap, 0);
+        slept_ns += on_the_wall() - began;
+    }
+    if (slept_ns) return;
     do { for (int i = 0; i < 100000; i++) sink += i; } while (!end_ns || now() < end_ns);
 }
 __attribute__((noinline)) void middle(void) { inner(); sink++; }
 __attribute__((noinline)) void outer(void) { middle(); sink++; }
 int main(int argc, char **argv) {
     if (argc > 1) end_ns = atol(argv[1]) * 1000000L;
+    if (argc > 2) naps = atol(argv[2]);
     printf("%p %p %p %p\n", (void *)inner, (void *)middle, (void *)outer, (void *)main);
     fflush(stdout);
+    if (naps) getchar();
     outer();
+    if (slept_ns) printf("%ld\n", slept_ns);
+    fflush(stdout);
+    if (argc > 3) getchar();
     return 0;
 }
 "#;
@@ -127,6 +146,7 @@ pub(crate) struct Note {
     pub(crate) registers: Vec<u64>,
     pub(crate) stack_bytes: usize,
     pub(crate) kernel_frames: usize,
+    pub(crate) wait: Option<Wait>,
 }
 
 pub(crate) type Notes = Arc<Mutex<Vec<Note>>>;
@@ -146,6 +166,7 @@ pub(crate) fn note(seen: &Seen<'_>) -> Note {
         registers: seen.sample.registers.iter().collect(),
         stack_bytes: seen.sample.stack.len(),
         kernel_frames: seen.sample.kernel.len(),
+        wait: seen.wait,
     }
 }
 
