@@ -15,6 +15,7 @@ pub mod refusal;
 pub mod ring;
 pub mod session;
 pub mod stacks;
+pub mod statistics;
 mod synthesis;
 mod sys;
 pub mod target;

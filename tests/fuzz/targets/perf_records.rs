@@ -77,7 +77,7 @@ fuzz_target!(|data: &[u8]| {
                 assert!(8 * (sample.kernel.len() + sample.user.len()) + sample.stack.len() <= bytes.len());
                 let process = processes.get(meta.pid);
                 let cgroup = process.and_then(|process| process.cgroup.as_ref());
-                stacks.add(&Seen { meta, sample, process, cgroup, is_truncated: false });
+                stacks.add(&Seen { meta, sample, process, cgroup, is_truncated: false, wait: None });
             }
         });
     }

@@ -24,6 +24,7 @@ pub const REGISTERS: &[u32] = &[29, 30, 31, 32];
 
 const SOFTWARE: u32 = 1;
 const CPU_CLOCK: u64 = 0;
+const CONTEXT_SWITCHES: u64 = 3;
 const DUMMY: u64 = 9;
 const CLOCK_MONOTONIC: i32 = 1;
 
@@ -63,6 +64,7 @@ mod flag {
     pub(super) const MMAP2: u64 = 1 << 23;
     pub(super) const COMM_EXEC: u64 = 1 << 24;
     pub(super) const USE_CLOCKID: u64 = 1 << 25;
+    pub(super) const CONTEXT_SWITCH: u64 = 1 << 26;
     pub(super) const KSYMBOL: u64 = 1 << 29;
     pub(super) const BPF_EVENT: u64 = 1 << 30;
     pub(super) const CGROUP: u64 = 1 << 32;
@@ -145,9 +147,23 @@ pub enum Scope {
     Tasks,
 }
 
+/// What stacks are taken of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Of what runs, so many times a second.
+    Running,
+    /// Of what leaves the CPU, each time, with how long it stayed away. Not by the tracepoint `sched_switch`, which needs
+    /// a mounted tracefs: the event itself belongs to the watched tasks. The records of coming back are cheap for them
+    /// too, but the kernel then looks at every switch of the node: a ping-pong of others over a pipe takes a quarter
+    /// longer while such a session runs.
+    Waiting,
+}
+
 /// How the events of one session look.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Of what.
+    pub measure: Measure,
     /// How often.
     pub hz: Hz,
     /// What the kernel knows.
@@ -168,6 +184,25 @@ impl Shape {
     pub fn layout(&self) -> Layout {
         Layout { registers: REGISTERS.len(), has_cgroup: self.level >= Level::Cgroup }
     }
+}
+
+/// What became of a wish, once the kernel was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Whether whole CPUs are watched or tasks.
+    pub scope: Scope,
+    /// Followed tasks keep the rate that they were opened with, and waiting has none.
+    pub is_rate_fixed: bool,
+    /// Whether stacks go on into the kernel.
+    pub is_kernel_seen: bool,
+    /// What the kernel knows.
+    pub level: Level,
+    /// Bytes of one ring; less than was asked for where locked memory is short.
+    pub ring_bytes: usize,
+    /// Deepest stack.
+    pub depth: u16,
+    /// How the records are laid out.
+    pub layout: Layout,
 }
 
 /// `struct perf_event_attr` up to and including its fifth extension, which kernel 4.8 knows and we need.
@@ -206,9 +241,14 @@ impl Attr {
     /// The event that samples.
     #[must_use]
     pub fn sampling(shape: &Shape) -> Attr {
-        let mut attr = Attr::both(shape, CPU_CLOCK);
-        attr.sample_period_or_freq = u64::from(shape.hz.get());
-        attr.flags |= flag::FREQ;
+        let mut attr = match shape.measure {
+            Measure::Running => Attr::both(shape, CPU_CLOCK),
+            Measure::Waiting => Attr::both(shape, CONTEXT_SWITCHES),
+        };
+        (attr.sample_period_or_freq, attr.flags) = match shape.measure {
+            Measure::Running => (u64::from(shape.hz.get()), attr.flags | flag::FREQ),
+            Measure::Waiting => (1, attr.flags),
+        };
         attr.sample_type |= field::IP | field::CALLCHAIN | field::REGS_USER | field::STACK_USER;
         if shape.level >= Level::Cgroup {
             attr.sample_type |= field::CGROUP;
@@ -232,6 +272,9 @@ impl Attr {
         }
         if shape.level >= Level::BuildId {
             attr.flags |= flag::BUILD_ID;
+        }
+        if shape.measure == Measure::Waiting {
+            attr.flags |= flag::CONTEXT_SWITCH;
         }
         attr
     }
@@ -266,10 +309,11 @@ impl Attr {
 
 #[cfg(test)]
 mod tests {
-    use super::{Attr, Hz, Level, STACK_BYTES, Scope, Shape};
+    use super::{Attr, Hz, Level, Measure, STACK_BYTES, Scope, Shape};
 
     fn shape(level: Level, scope: Scope) -> Shape {
-        Shape { hz: Hz::ASKED, level, scope, is_kernel_seen: true, depth: 127, wakeup_bytes: 4096 }
+        let measure = Measure::Running;
+        Shape { measure, hz: Hz::ASKED, level, scope, is_kernel_seen: true, depth: 127, wakeup_bytes: 4096 }
     }
 
     #[test]
@@ -297,6 +341,14 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn waiting_is_seen_at_each_switch() {
+        let shape = Shape { measure: Measure::Waiting, ..shape(Level::Lost, Scope::Tasks) };
+        let attr = Attr::sampling(&shape);
+        assert_eq!((attr.config, attr.sample_period_or_freq, attr.flags & (1 << 10)), (3, 1, 0));
+        assert_ne!(Attr::side_band(&shape).flags & (1 << 26), 0);
     }
 
     #[test]

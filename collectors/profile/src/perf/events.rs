@@ -12,9 +12,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::attr::{Attr, DEPTH_MAX, Hz, Level, Scope, Shape};
+use super::attr::{Abilities, Attr, DEPTH_MAX, Hz, Level, Measure, Scope, Shape};
 use super::cpus;
-use super::record::Layout;
 use super::refusal::{Asked, Refusal, Situation};
 use super::ring::Ring;
 use super::sys::{self, Mapping, Watched};
@@ -28,23 +27,6 @@ const WAKE_AT: usize = 4;
 const RINGS_BYTES_MAX: usize = 32 << 20;
 /// Below this a ring holds less than one longest record.
 const RING_BYTES_MIN: usize = 64 << 10;
-
-/// What became of the wish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Abilities {
-    /// Whether whole CPUs are watched. If not, the rate is fixed and what is watched is one's own.
-    pub scope: Scope,
-    /// Whether stacks go on into the kernel.
-    pub is_kernel_seen: bool,
-    /// What the kernel knows.
-    pub level: Level,
-    /// Bytes of one ring; less than was asked for where locked memory is short.
-    pub ring_bytes: usize,
-    /// Deepest stack.
-    pub depth: u16,
-    /// How the records are laid out.
-    pub layout: Layout,
-}
 
 /// One CPU.
 #[derive(Debug)]
@@ -79,13 +61,17 @@ pub struct Events {
 
 impl Events {
     /// Opens them: side-band on, samples off.
-    pub fn open(target: &Target, hz: Hz, ring_bytes: usize) -> Result<Events, Refusal> {
+    pub fn open(target: &Target, (measure, hz): (Measure, Hz), ring_bytes: usize) -> Result<Events, Refusal> {
         let cpus = cpus::online();
         let aim = match target {
             Target::Cgroup(path) => Aim::Cgroup(target::cgroup_directory(path)?, path.clone()),
             Target::Node | Target::Pids(_) => Aim::Node,
         };
-        let shape = shape(hz);
+        let shape = shape(measure, hz);
+        if let (Target::Pids(pids), Measure::Waiting) = (target, measure) {
+            // A node switches hundreds of thousands of times a second: only those that are asked about shall pay.
+            return Events::open_tasks(pids, shape, ring_bytes, &cpus);
+        }
         let first = Events::open_as(aim, shape, ring_bytes, &cpus);
         match (first, target) {
             // Without the privilege for whole CPUs one may still follow one's own.
@@ -104,7 +90,8 @@ impl Events {
         let tids = target::threads(pids);
         let shape = Shape { scope: Scope::Tasks, ..shape };
         match Events::open_as(Aim::Tasks(tids.clone()), shape, ring_bytes, cpus) {
-            Err(Refusal::Paranoid { .. } | Refusal::Namespace) => {
+            // A switch is in the kernel: who may not see that sees none.
+            Err(Refusal::Paranoid { .. } | Refusal::Namespace) if shape.measure == Measure::Running => {
                 let shape = Shape { is_kernel_seen: false, ..shape };
                 Events::open_as(Aim::Tasks(tids), shape, ring_bytes, cpus)
             }
@@ -281,12 +268,16 @@ impl Events {
     /// Another rate, from the next sample on. On followed tasks it cannot be changed: the kernel would change it for the
     /// first thread alone.
     pub fn set_rate(&mut self, hz: Hz) -> Result<(), Refusal> {
-        if self.shape.scope == Scope::Tasks {
+        if self.is_rate_fixed() {
             return Err(Refusal::FixedRate);
         }
         self.shape.hz = hz;
         let mut samplers = self.lanes.iter().flat_map(|lane| &lane.samplers);
         samplers.try_for_each(|event| sys::set_period(event, hz.period_ns()).map_err(other))
+    }
+
+    fn is_rate_fixed(&self) -> bool {
+        self.shape.scope == Scope::Tasks || self.shape.measure == Measure::Waiting
     }
 
     /// Opens lanes for CPUs that came and closes those of CPUs that went. Drain the rings first.
@@ -337,6 +328,7 @@ impl Events {
     pub fn abilities(&self) -> Abilities {
         Abilities {
             scope: self.shape.scope,
+            is_rate_fixed: self.is_rate_fixed(),
             is_kernel_seen: self.shape.is_kernel_seen,
             level: self.shape.level,
             ring_bytes: self.ring_bytes,
@@ -383,9 +375,10 @@ impl Lane {
     }
 }
 
-fn shape(hz: Hz) -> Shape {
+fn shape(measure: Measure, hz: Hz) -> Shape {
     let depth = fs::read_to_string("/proc/sys/kernel/perf_event_max_stack").unwrap_or_default();
     Shape {
+        measure,
         hz,
         level: Level::Lost,
         scope: Scope::Node,

@@ -10,14 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::attr::{Hz, Scope};
+use super::attr::{Abilities, Hz, Measure, Scope};
 use super::cgroup::Cgroup;
 use super::cpus;
-use super::events::{Abilities, Events, RING_BYTES};
-use super::processes::{Process, Processes, Refused};
+use super::events::{Events, RING_BYTES};
+use super::processes::{Process, Processes};
 use super::record::{Meta, Sample};
 use super::refusal::Refusal;
 use super::ring::Merge;
+use super::statistics::Statistics;
 use super::synthesis::Proc;
 use super::sys;
 use super::target::Target;
@@ -25,6 +26,7 @@ use super::target::Target;
 use self::reader::Reader;
 
 mod reader;
+mod waits;
 
 /// Between two drains, unless a ring fills up before: four a second cost nothing, and a sample is at most so old.
 const ROUND_MS: u32 = 250;
@@ -40,6 +42,8 @@ const SWEEP_EVERY_NS: u64 = 60_000_000_000;
 pub struct Plan {
     /// Whose samples.
     pub target: Target,
+    /// Of what they do or of what they wait for.
+    pub measure: Measure,
     /// How often.
     pub hz: Hz,
     /// For how long; until it is stopped when there is no end.
@@ -52,7 +56,7 @@ impl Plan {
     /// Of these, at this rate, until stopped.
     #[must_use]
     pub fn new(target: Target, hz: Hz) -> Plan {
-        Plan { target, hz, length: None, ring_bytes: RING_BYTES }
+        Plan { target, measure: Measure::Running, hz, length: None, ring_bytes: RING_BYTES }
     }
 }
 
@@ -69,6 +73,17 @@ pub struct Seen<'a> {
     pub cgroup: Option<&'a Arc<Cgroup>>,
     /// Whether the stack went on where the kernel stopped.
     pub is_truncated: bool,
+    /// How long it stayed away from the CPU, where waiting is measured.
+    pub wait: Option<Wait>,
+}
+
+/// A time without the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// From leaving to coming back.
+    pub length_ns: u64,
+    /// It could have run, and others did.
+    pub is_preempted: bool,
 }
 
 /// Takes samples, one after the other in order of time.
@@ -81,49 +96,6 @@ impl<F: FnMut(&Seen<'_>) + Send + 'static> Sink for F {
     fn sample(&mut self, seen: &Seen<'_>) {
         self(seen);
     }
-}
-
-/// What happened, up to the latest round.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Statistics {
-    /// The rate now; 0 before the first round.
-    pub hz: u32,
-    /// Given to the sink.
-    pub samples: u64,
-    /// Of others than the target.
-    pub passed_over: u64,
-    /// Records that found no room, samples or others.
-    pub lost: u64,
-    /// Stacks deeper than the kernel walks.
-    pub truncated: u64,
-    /// How often the kernel stopped sampling for the rest of a tick.
-    pub throttled: u64,
-    /// Samples of processes that nobody told us of.
-    pub unattributed: u64,
-    /// Samples of processes outside our pid namespace, which have no number here.
-    pub hidden: u64,
-    /// Records that came after younger ones.
-    pub late: u64,
-    /// Records that made no sense, and rings that did not.
-    pub malformed: u64,
-    /// CPUs that came online and could not be watched.
-    pub cpus_refused: u64,
-    /// Programs started.
-    pub execs: u64,
-    /// Processes known now.
-    pub processes: usize,
-    /// What of them did not fit.
-    pub refused: Refused,
-    /// CPU time of the thread that reads.
-    pub cpu_ns: u64,
-    /// From the first to the latest round.
-    pub wall_ns: u64,
-    /// Descriptors held.
-    pub files: usize,
-    /// Bytes locked for the rings.
-    pub locked_bytes: usize,
-    /// CPUs watched now.
-    pub cpus: usize,
 }
 
 /// Why a session ended.
@@ -184,7 +156,7 @@ impl<S: Sink> Session<S> {
     /// Opens everything, reads who runs, and lets the samples come.
     pub fn start(plan: &Plan, sink: S) -> Result<Session<S>, Refusal> {
         let system = |error: io::Error| Refusal::Other(error.to_string());
-        let mut events = Events::open(&plan.target, plan.hz, plan.ring_bytes)?;
+        let mut events = Events::open(&plan.target, (plan.measure, plan.hz), plan.ring_bytes)?;
         let abilities = events.abilities();
         let (mut proc, mut processes) = (Proc::new("/proc".into()), Processes::default());
         // From here on the rings tell what changes; what they tell once more than /proc did is told twice the same.
@@ -202,7 +174,7 @@ impl<S: Sink> Session<S> {
             bell,
         });
         events.start()?;
-        let reader = Reader::new(&plan.target, events.abilities(), (proc, processes), sink);
+        let reader = Reader::new(plan, events.abilities(), (proc, processes), sink);
         let worker = Worker {
             length_ns: plan.length.map(|length| u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)),
             began_ns: sys::monotonic_ns(),
@@ -227,7 +199,7 @@ impl<S: Sink> Session<S> {
 
     /// Another rate, within a round.
     pub fn set_rate(&self, hz: Hz) -> Result<(), Refusal> {
-        if self.abilities.scope == Scope::Tasks {
+        if self.abilities.is_rate_fixed {
             return Err(Refusal::FixedRate);
         }
         self.shared.wanted_hz.store(hz.get(), Ordering::Release);
@@ -326,6 +298,7 @@ impl<S: Sink> Worker<S> {
         };
         self.events.stop();
         self.round(u64::MAX);
+        self.reader.finish(sys::monotonic_ns());
         self.shared.publish(self.account(sys::monotonic_ns()));
         let (sink, processes) = self.reader.into_parts();
         (sink, processes, end)

@@ -47,7 +47,7 @@ pub struct Stack<'a> {
     pub thread: &'a str,
     /// The id of its container, empty when there is none.
     pub container: &'a str,
-    /// Samples.
+    /// Samples; nanoseconds, where waiting is measured.
     pub count: u64,
     frames: &'a [u64],
 }
@@ -80,7 +80,7 @@ impl Stacks {
             self.push(Frame { module: KERNEL, offset: address });
         }
         self.push_user(seen, seen.sample.user);
-        self.count();
+        self.count(seen.wait.map_or(1, |wait| wait.length_ns));
     }
 
     /// How many different ones.
@@ -95,7 +95,7 @@ impl Stacks {
         self.counts.is_empty()
     }
 
-    /// Samples whose stack found no room.
+    /// What was counted of stacks that found no room.
     #[must_use]
     pub fn overflow(&self) -> u64 {
         self.overflow
@@ -157,14 +157,14 @@ impl Stacks {
         }
     }
 
-    fn count(&mut self) {
+    fn count(&mut self, weight: u64) {
         if let Some(count) = self.counts.get_mut(self.key.as_slice()) {
-            *count += 1;
+            *count = count.saturating_add(weight);
         } else if self.counts.len() < STACKS_MAX && self.words + self.key.len() <= WORDS_MAX {
             self.words += self.key.len();
-            self.counts.insert(self.key.as_slice().into(), 1);
+            self.counts.insert(self.key.as_slice().into(), weight);
         } else {
-            self.overflow += 1;
+            self.overflow = self.overflow.saturating_add(weight);
         }
     }
 
@@ -243,7 +243,7 @@ mod tests {
 
     fn add_sample(stacks: &mut Stacks, processes: &Processes, meta: Meta, sample: Sample<'_>) {
         let process = processes.get(meta.pid);
-        stacks.add(&Seen { meta, sample, process, cgroup: None, is_truncated: false });
+        stacks.add(&Seen { meta, sample, process, cgroup: None, is_truncated: false, wait: None });
     }
 
     #[test]

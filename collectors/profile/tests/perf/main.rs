@@ -14,3 +14,4 @@ mod lives;
 mod privileges;
 mod program;
 mod rates;
+mod waits;

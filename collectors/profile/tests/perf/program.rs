@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use profile::perf::attr::Hz;
+use profile::perf::attr::{Hz, Measure};
 use profile::perf::events::{self, Events};
 use profile::perf::processes::Process;
 use profile::perf::refusal::{Refusal, Situation};
-use profile::perf::session::{Plan, Seen, Session};
+use profile::perf::session::{Plan, Seen, Session, Wait};
 use profile::perf::target::Target;
 
 /// A child that does not outlive its test.
@@ -43,7 +43,8 @@ impl Drop for Program {
 }
 
 /// A program whose stack is known: main calls outer, that calls middle, that calls inner, which never returns unless it
-/// is told after how many milliseconds of CPU time. It first prints where its functions are.
+/// is told after how many milliseconds of CPU time, or how often to sleep
+/// once it has read a byte. It first prints where its functions are.
 const CHAIN: &str = r#"
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -56,16 +57,34 @@ static long now(void) {
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return t.tv_sec * 1000000000L + t.tv_nsec;
 }
+static long naps, slept_ns;
+static long on_the_wall(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000L + t.tv_nsec;
+}
 __attribute__((noinline)) void inner(void) {
+    for (; naps > 0; naps--) {
+        struct timespec nap = {0, 10 * 1000000L};
+        long began = on_the_wall();
+        nanosleep(&nap, 0);
+        slept_ns += on_the_wall() - began;
+    }
+    if (slept_ns) return;
     do { for (int i = 0; i < 100000; i++) sink += i; } while (!end_ns || now() < end_ns);
 }
 __attribute__((noinline)) void middle(void) { inner(); sink++; }
 __attribute__((noinline)) void outer(void) { middle(); sink++; }
 int main(int argc, char **argv) {
     if (argc > 1) end_ns = atol(argv[1]) * 1000000L;
+    if (argc > 2) naps = atol(argv[2]);
     printf("%p %p %p %p\n", (void *)inner, (void *)middle, (void *)outer, (void *)main);
     fflush(stdout);
+    if (naps) getchar();
     outer();
+    if (slept_ns) printf("%ld\n", slept_ns);
+    fflush(stdout);
+    if (argc > 3) getchar();
     return 0;
 }
 "#;
@@ -131,6 +150,7 @@ pub(crate) struct Note {
     pub(crate) registers: Vec<u64>,
     pub(crate) stack_bytes: usize,
     pub(crate) kernel_frames: usize,
+    pub(crate) wait: Option<Wait>,
 }
 
 pub(crate) type Notes = Arc<Mutex<Vec<Note>>>;
@@ -150,6 +170,7 @@ pub(crate) fn note(seen: &Seen<'_>) -> Note {
         registers: seen.sample.registers.iter().collect(),
         stack_bytes: seen.sample.stack.len(),
         kernel_frames: seen.sample.kernel.len(),
+        wait: seen.wait,
     }
 }
 
@@ -177,7 +198,7 @@ pub(crate) fn chain_path() -> &'static Path {
 /// Whether the whole node may be sampled. Where it may not, that is told with its cause and cure, as it is to any user, and
 /// the story of the node ends there.
 pub(crate) fn is_node_ours() -> bool {
-    match Events::open(&Target::Node, Hz::STEADY, events::RING_BYTES) {
+    match Events::open(&Target::Node, (Measure::Running, Hz::STEADY), events::RING_BYTES) {
         Ok(_) => true,
         Err(refusal) => {
             let situation = Situation::read();

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use profile::perf::attr::Hz;
 use profile::perf::cpus;
-use profile::perf::session::{End, Plan, Session, Statistics};
+use profile::perf::session::{End, Plan, Session};
 use profile::perf::stacks::Stacks;
+use profile::perf::statistics::Statistics;
 use profile::perf::target::Target;
 
 use crate::program::{Program, chain, is_near, is_node_ours, until};

@@ -4,14 +4,15 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::attr::Scope;
+use super::super::attr::{Abilities, Measure, Scope};
 use super::super::cgroup::Cgroup;
-use super::super::events::Abilities;
 use super::super::processes::Processes;
 use super::super::record::{self, Birth, Layout, Meta, Record, Sample};
+use super::super::statistics::Statistics;
 use super::super::synthesis::Proc;
 use super::super::target::Target;
-use super::{Seen, Sink, Statistics};
+use super::waits::Waits;
+use super::{Plan, Seen, Sink, Wait};
 
 /// Processes that a session follows. Who starts more has a node to watch.
 const FOLLOWED_MAX: usize = 16_384;
@@ -48,6 +49,7 @@ pub(super) struct Reader<S> {
     followed: Option<Followed>,
     /// Whether the events themselves follow the tasks, so that whatever comes is wanted.
     is_followed_by_kernel: bool,
+    waits: Option<Waits>,
     statistics: Statistics,
     sink: S,
     newest_ns: u64,
@@ -55,12 +57,12 @@ pub(super) struct Reader<S> {
 
 impl<S: Sink> Reader<S> {
     pub(super) fn new(
-        target: &Target,
+        plan: &Plan,
         abilities: Abilities,
         (proc, processes): (Proc, Processes),
         sink: S,
     ) -> Reader<S> {
-        let followed = match target {
+        let followed = match &plan.target {
             Target::Pids(pids) => Some(Followed { pids: pids.iter().copied().collect() }),
             Target::Node | Target::Cgroup(_) => None,
         };
@@ -71,6 +73,7 @@ impl<S: Sink> Reader<S> {
             processes,
             followed,
             is_followed_by_kernel: abilities.scope == Scope::Tasks,
+            waits: (plan.measure == Measure::Waiting).then(Waits::default),
             statistics: Statistics::default(),
             sink,
             newest_ns: 0,
@@ -82,7 +85,12 @@ impl<S: Sink> Reader<S> {
     }
 
     pub(super) fn statistics(&self) -> Statistics {
-        Statistics { processes: self.processes.len(), refused: self.processes.refused(), ..self.statistics }
+        Statistics {
+            processes: self.processes.len(),
+            refused: self.processes.refused(),
+            short_waits: self.waits.as_ref().map_or(0, Waits::short),
+            ..self.statistics
+        }
     }
 
     /// Records that the kernel told us were lost.
@@ -96,6 +104,14 @@ impl<S: Sink> Reader<S> {
 
     pub(super) fn end_round(&mut self) {
         self.processes.expire(self.newest_ns);
+    }
+
+    /// The end: who is still away has waited until now, and those are the ones that one looks for.
+    pub(super) fn finish(&mut self, now_ns: u64) {
+        let away = self.waits.as_ref().map(Waits::away).unwrap_or_default();
+        for tid in away {
+            self.come_back(Meta { tid, time_ns: now_ns, ..Meta::default() });
+        }
     }
 
     /// Whether a session of named processes has none of them left.
@@ -121,7 +137,21 @@ impl<S: Sink> Reader<S> {
         }
         self.processes.apply(&meta, &record);
         match record {
-            Record::Sample(sample) => self.sample(meta, sample),
+            Record::Sample(sample) => match &mut self.waits {
+                Some(waits) => waits.leave(meta.tid, meta.time_ns, bytes),
+                None => self.sample(meta, sample, None),
+            },
+            Record::Switch { is_out: false, .. } => self.come_back(meta),
+            Record::Switch { is_preempted, .. } => {
+                if let Some(waits) = self.waits.as_mut().filter(|_| is_preempted) {
+                    waits.was_preempted(meta.tid);
+                }
+            }
+            Record::Exit(Birth { tid, .. }) => {
+                if let Some(waits) = &mut self.waits {
+                    waits.end(tid);
+                }
+            }
             Record::Lost { records } => self.statistics.lost += records,
             Record::LostSamples { samples } => self.statistics.lost += samples,
             Record::Throttle { is_on } => self.statistics.throttled += u64::from(is_on),
@@ -129,10 +159,8 @@ impl<S: Sink> Reader<S> {
             Record::Comm { .. }
             | Record::Mmap(_)
             | Record::Fork(_)
-            | Record::Exit(_)
             | Record::Cgroup { .. }
             | Record::Ksymbol { .. }
-            | Record::Switch { .. }
             | Record::Other(_) => {}
         }
     }
@@ -153,7 +181,19 @@ impl<S: Sink> Reader<S> {
         }
     }
 
-    fn sample(&mut self, meta: Meta, sample: Sample<'_>) {
+    /// A thread runs again: now it is known how long it waited with the stack that it left with.
+    fn come_back(&mut self, meta: Meta) {
+        // Taken out for the call, so that the record can be read while everything else changes.
+        let Some(mut waits) = self.waits.take() else { return };
+        if let Some((wait, bytes)) = waits.come_back(meta.tid, meta.time_ns)
+            && let Some((left, Record::Sample(sample))) = record::decode(bytes, &self.layout)
+        {
+            self.sample(left, sample, Some(wait));
+        }
+        self.waits = Some(waits);
+    }
+
+    fn sample(&mut self, meta: Meta, sample: Sample<'_>, wait: Option<Wait>) {
         let is_wanted = self.followed.as_ref().is_none_or(|followed| followed.pids.contains(&meta.pid));
         if !is_wanted && !self.is_followed_by_kernel {
             self.statistics.passed_over += 1;
@@ -173,7 +213,7 @@ impl<S: Sink> Reader<S> {
         self.statistics.samples += 1;
         let cgroup = cgroup_of(&self.proc, &self.processes, sample.cgroup);
         let cgroup = cgroup.or_else(|| process.and_then(|process| process.cgroup.as_ref()));
-        self.sink.sample(&Seen { meta, sample, process, cgroup, is_truncated });
+        self.sink.sample(&Seen { meta, sample, process, cgroup, is_truncated, wait });
     }
 
     /// A number that no record has told us of: the process in it knows the path.

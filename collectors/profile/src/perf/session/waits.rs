@@ -1,0 +1,112 @@
+//! Times without the CPU: from the stack with which a thread left to the record that it came back.
+//!
+//! Owns the stacks of those that are away, as the bytes they came in. Refuses short times: a switch costs more to tell of
+//! than it took.
+
+use std::collections::HashMap;
+
+use super::Wait;
+
+/// Below this it is the scheduler that one would measure.
+const WAIT_NS_MIN: u64 = 1_000_000;
+/// Threads that are away at a time; each keeps one record of about a kilobyte.
+const AWAY_MAX: usize = 8192;
+
+/// Who left, when and with what stack.
+#[derive(Debug, Default)]
+struct Away {
+    left_ns: Option<u64>,
+    is_preempted: bool,
+    /// Kept when it comes back: a thread that waits once waits again.
+    record: Vec<u8>,
+}
+
+/// All that are away.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    by_thread: HashMap<u32, Away>,
+    short: u64,
+}
+
+impl Waits {
+    /// Times that were too short.
+    pub(super) fn short(&self) -> u64 {
+        self.short
+    }
+
+    /// A thread leaves with this stack.
+    pub(super) fn leave(&mut self, tid: u32, time_ns: u64, record: &[u8]) {
+        if self.by_thread.len() >= AWAY_MAX && !self.by_thread.contains_key(&tid) {
+            return;
+        }
+        let away = self.by_thread.entry(tid).or_default();
+        (away.left_ns, away.is_preempted) = (Some(time_ns), false);
+        away.record.clear();
+        away.record.extend_from_slice(record);
+    }
+
+    /// It could have run on.
+    pub(super) fn was_preempted(&mut self, tid: u32) {
+        if let Some(away) = self.by_thread.get_mut(&tid) {
+            away.is_preempted = true;
+        }
+    }
+
+    /// It is back: how long that was, and the record with which it left.
+    pub(super) fn come_back(&mut self, tid: u32, time_ns: u64) -> Option<(Wait, &[u8])> {
+        let away = self.by_thread.get_mut(&tid)?;
+        let length_ns = time_ns.saturating_sub(away.left_ns.take()?);
+        if length_ns < WAIT_NS_MIN {
+            self.short += 1;
+            return None;
+        }
+        Some((Wait { length_ns, is_preempted: away.is_preempted }, &away.record))
+    }
+
+    /// Those that are still away.
+    pub(super) fn away(&self) -> Vec<u32> {
+        let away = self.by_thread.iter().filter(|(_, away)| away.left_ns.is_some());
+        away.map(|(tid, _)| *tid).collect()
+    }
+
+    /// It will not come back.
+    pub(super) fn end(&mut self, tid: u32) {
+        self.by_thread.remove(&tid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AWAY_MAX, WAIT_NS_MIN, Wait, Waits};
+
+    #[test]
+    fn a_wait_is_from_leaving_to_coming_back() {
+        let mut waits = Waits::default();
+        assert_eq!(waits.come_back(1, 10), None, "nobody saw it leave");
+        waits.leave(1, 10, b"first");
+        waits.leave(2, 20, b"second");
+        waits.was_preempted(2);
+        let wait = |length_ns, is_preempted| Wait { length_ns, is_preempted };
+        assert_eq!(waits.come_back(1, 10 + WAIT_NS_MIN), Some((wait(WAIT_NS_MIN, false), &b"first"[..])));
+        assert_eq!(waits.come_back(1, u64::MAX), None, "it is here already");
+        assert_eq!(
+            waits.come_back(2, 30 + WAIT_NS_MIN),
+            Some((wait(WAIT_NS_MIN + 10, true), &b"second"[..]))
+        );
+        waits.leave(1, 100, b"third");
+        assert_eq!(waits.come_back(1, 200), None);
+        assert_eq!(waits.short(), 1);
+        waits.leave(1, 300, b"fourth");
+        assert_eq!(waits.away(), [1]);
+        waits.end(1);
+        assert_eq!(waits.come_back(1, u64::MAX), None);
+    }
+
+    #[test]
+    fn those_that_are_away_are_bounded() {
+        let mut waits = Waits::default();
+        (0..10_000).for_each(|tid| waits.leave(tid, 0, b"x"));
+        let back = (0..10_000).filter(|tid| waits.come_back(*tid, WAIT_NS_MIN).is_some()).count();
+        assert_eq!(back, AWAY_MAX);
+    }
+}
