@@ -8,6 +8,7 @@ mod profile;
 mod replay;
 mod run;
 mod validate;
+mod verb;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::Args;
 
-use super::mark::unreachable;
-use super::{Ended, Exit, Failure, runtime, say};
-use crate::admin::client::{self, Address};
-use crate::config::Places;
+use super::{Ended, Exit, Failure, verb};
 
 /// Arguments of `agent boost`.
 #[derive(Debug, Args)]
@@ -42,14 +39,5 @@ pub(super) fn boost(boost: &Boost) -> Ended {
     } else {
         format!("/probe-rate?factor={factor}&for={lasts}")
     };
-    let socket = socket.clone().unwrap_or_else(|| Places::ours().socket_to_ask());
-    let answer = runtime()?
-        .block_on(client::post(&Address::Unix(socket.clone()), &path, ""))
-        .map_err(|error| unreachable(&socket, error))?;
-    let text = answer.body;
-    if !(200..300).contains(&answer.status) {
-        return Err(Failure::new(Exit::Data, anyhow!("the agent refused: {}", text.trim_end())));
-    }
-    say(text.trim_end());
-    Ok(Exit::Ok)
+    verb::ask(socket.as_deref(), &path, String::new(), "")
 }

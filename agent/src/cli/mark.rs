@@ -1,14 +1,11 @@
 //! `agent mark`: tells the running agent of a rollout, a restart or planned work, over its admin socket.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 
-use super::{Ended, Exit, Failure, again, runtime, say};
-use crate::admin::client::{self, Address, ClientError};
-use crate::config::Places;
+use super::{Ended, Exit, Failure, verb};
 
 /// Arguments of `agent mark`.
 #[derive(Debug, Args)]
@@ -51,29 +48,5 @@ pub(super) fn mark(mark: &Mark) -> Ended {
     let body = serde_json::json!({
         "target": mark.target, "revision": mark.revision.as_deref().unwrap_or_default(), "kind": kind, "rollback_of": mark.rollback_of,
     });
-    let socket = mark.socket.clone().unwrap_or_else(|| Places::ours().socket_to_ask());
-    let answer = runtime()?
-        .block_on(client::post(&Address::Unix(socket.clone()), "/mark", body.to_string()))
-        .map_err(|error| unreachable(&socket, error))?;
-    let text = answer.body;
-    if !(200..300).contains(&answer.status) {
-        return Err(Failure::new(Exit::Data, anyhow!("the agent refused the mark: {text}")));
-    }
-    say(text.trim_end());
-    Ok(Exit::Ok)
-}
-
-/// Nobody listens there, or they do and the socket is not ours.
-pub(super) fn unreachable(socket: &Path, error: ClientError) -> Failure {
-    let place = socket.display();
-    if let ClientError::Connect(cause) = &error
-        && cause.kind() == ErrorKind::PermissionDenied
-    {
-        let asked: Vec<String> = std::env::args().collect();
-        let command = again::words(&asked).join(" ");
-        let error = anyhow!("the agent's socket {place} is another user's\nrun: sudo {command}");
-        return Failure::new(Exit::Privilege, error);
-    }
-    let error = anyhow::Error::from(error).context(format!("reach the agent at {place} (is it running?)"));
-    Failure::new(Exit::TargetDown, error)
+    verb::ask(mark.socket.as_deref(), "/mark", body.to_string(), " the mark")
 }
