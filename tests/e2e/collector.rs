@@ -30,9 +30,6 @@ mod profiles;
 /// Detection takes ten to twenty seconds, the capture some more; a busy host takes its share.
 const SOON: Duration = Duration::from_secs(90);
 
-/// Probes of a kind at a member before the trouble begins: what the detector needs, and two.
-const LEARNT: u64 = 14;
-
 /// How long the Collector is gone.
 const OUTAGE: Duration = Duration::from_secs(5);
 
@@ -203,11 +200,7 @@ fn everything_arrives(name: &str, wires: [Wire; 4]) -> Result<()> {
             (daemon::decision(board, "orders")?["state"] == "pass").then_some(())
         })?;
         probes_are_told(&agent, &stage, &mut written)?;
-        // A change of latency is told from a baseline of a dozen probes of a kind.
-        agent.wait_for("a baseline of writes", SOON, |board| {
-            let enough = |name| daemon::probes(board, name, "lease_grant").is_some_and(|(n, _)| n >= LEARNT);
-            ["m1", "m2", "m3"].into_iter().all(enough).then_some(())
-        })?;
+        agent.wait_for("a baseline of writes", SOON, daemon::has_baseline_of_writes)?;
         stage.seat.mark(&["--target", "orders", "--revision", "v2"])?;
         stage.incident.turn_bad();
         agent.wait_for("a profile diff", SOON, |board| {

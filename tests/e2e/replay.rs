@@ -14,9 +14,6 @@ use serde_json::Value;
 /// As for a rollback.
 const SOON: Duration = Duration::from_secs(90);
 
-/// Probes of a kind at a member before the trouble begins: what the detector needs, and two.
-const LEARNT: u64 = 14;
-
 /// One half hour east of where the whole hours are, one west: whoever prints local time is found out.
 const ZONES: [&str; 3] = ["UTC", "Asia/Kolkata", "America/St_Johns"];
 
@@ -39,11 +36,7 @@ fn record(seat: &Seat) -> Result<Value> {
     incident.play(|| {
         seat.mark(&["--target", "orders", "--revision", "v1"])?;
         agent.wait_for("pass for v1", SOON, is("pass"))?;
-        // A change of latency is told from a baseline of a dozen probes of a kind.
-        agent.wait_for("a baseline of writes", SOON, |board| {
-            let enough = |name| daemon::probes(board, name, "lease_grant").is_some_and(|(n, _)| n >= LEARNT);
-            ["m1", "m2", "m3"].into_iter().all(enough).then_some(())
-        })?;
+        agent.wait_for("a baseline of writes", SOON, daemon::has_baseline_of_writes)?;
         seat.mark(&["--target", "orders", "--revision", "v2"])?;
         incident.turn_bad();
         agent.wait_for("rollback of v2", SOON, is("rollback"))?;

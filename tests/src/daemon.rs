@@ -269,6 +269,14 @@ pub fn probes(board: &Value, name: &str, kind: &str) -> Option<(u64, u64)> {
     Some((of_kind.get("n")?.as_u64()?, of_kind.get("failed")?.as_u64()?))
 }
 
+/// Whether a change of write latency can be told by now: from a baseline of a dozen probes at each of the three members.
+pub fn has_baseline_of_writes(board: &Value) -> Option<()> {
+    /// What the detector needs, and two.
+    const LEARNT: u64 = 14;
+    let enough = |name| probes(board, name, "lease_grant").is_some_and(|(n, _)| n >= LEARNT);
+    ["m1", "m2", "m3"].into_iter().all(enough).then_some(())
+}
+
 /// The state of the decision about one target.
 pub fn decision<'a>(board: &'a Value, target: &str) -> Option<&'a Value> {
     let decisions = board.get("decisions")?.as_array()?;

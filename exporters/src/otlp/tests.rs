@@ -84,6 +84,24 @@ impl Body for Reply {
 }
 
 impl Script {
+    /// Answers all requests of one connection.
+    async fn converse<S>(self: Arc<Self>, stream: S, grpc: bool)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = hyper::service::service_fn(move |request| {
+            let script = self.clone();
+            async move { script.answer(request, grpc).await }
+        });
+        let io = TokioIo::new(stream);
+        if grpc {
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            server.serve_connection(io, service).await.ok();
+        } else {
+            hyper::server::conn::http1::Builder::new().serve_connection(io, service).await.ok();
+        }
+    }
+
     async fn answer(
         &self,
         request: hyper::Request<Incoming>,
@@ -176,21 +194,7 @@ async fn serve(tasks: &mut JoinSet<()>, grpc: bool, answers: &[Answer]) -> (Stri
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             let script = shared.clone();
-            connections.spawn(async move {
-                let service = hyper::service::service_fn(move |request| {
-                    let script = script.clone();
-                    async move { script.answer(request, grpc).await }
-                });
-                let io = TokioIo::new(stream);
-                if grpc {
-                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                        .serve_connection(io, service)
-                        .await
-                        .ok();
-                } else {
-                    hyper::server::conn::http1::Builder::new().serve_connection(io, service).await.ok();
-                }
-            });
+            connections.spawn(script.converse(stream, grpc));
         }
     });
     (url, script)

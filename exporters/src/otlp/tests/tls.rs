@@ -63,19 +63,7 @@ fn receive(tasks: &mut JoinSet<()>, listener: TcpListener, grpc: bool) {
             let Ok((stream, _)) = listener.accept().await else { return };
             let Ok(stream) = acceptor.accept(stream).await else { continue };
             let script = script.clone();
-            connections.spawn(async move {
-                let service = hyper::service::service_fn(move |request| {
-                    let script = script.clone();
-                    async move { script.answer(request, grpc).await }
-                });
-                let io = TokioIo::new(stream);
-                if grpc {
-                    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    server.serve_connection(io, service).await.ok();
-                } else {
-                    hyper::server::conn::http1::Builder::new().serve_connection(io, service).await.ok();
-                }
-            });
+            connections.spawn(script.converse(stream, grpc));
         }
     });
 }
