@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use model::board::{Board, FINDINGS_MAX};
-use model::finding::{CallTree, Conclusion, Finding, Outcome, Regression, Shape};
+use model::finding::{Burn, CallTree, Conclusion, Finding, Outcome, Regression, Shape};
 use model::origin::Origin;
 use model::record::{Fact, Record};
 use model::request::{Ask, Request};
@@ -96,9 +96,6 @@ impl Engine {
         let mut outcome = Outcome::default();
         let mut conclusions = self.learn(record);
         outcome.findings = self.about_members(record);
-        for finding in &outcome.findings {
-            outcome.requests.extend(self.ask(record, finding));
-        }
         conclusions.extend(self.slo.observe(record, &self.excuses));
         let closed = self.stitch.observe(record);
         let trees: Vec<&CallTree> = closed.iter().filter_map(as_tree).collect();
@@ -108,6 +105,10 @@ impl Engine {
         conclusions.extend(self.diff.observe(record));
         for conclusion in conclusions {
             outcome.findings.push(self.number(record.at, &record.origin, conclusion));
+        }
+        // Before the verdict weighs them, so that the evidence says that a profile is on its way.
+        for finding in &outcome.findings {
+            outcome.requests.extend(self.ask(record, finding));
         }
         let known = verdict::Known { excuses: &self.excuses, node: &self.node };
         let judgement = self.verdict.observe(record, &outcome.findings, known);
@@ -210,21 +211,27 @@ impl Engine {
         Finding { id: self.last_finding, at, origin: Arc::clone(origin), conclusion }
     }
 
-    /// A step without a harmless cause wants a profile of the member it was seen at.
+    /// Trouble without a harmless cause wants a profile of the member it is at, once an event.
     fn ask(&mut self, record: &Record, finding: &Finding) -> Option<Request> {
-        let Conclusion::Regression(regression) = &finding.conclusion else { return None };
-        let target = record.origin.member_name();
+        let (target, before_mono_ns) = match &finding.conclusion {
+            Conclusion::Regression(regression) if wants_profile(regression) => {
+                let onset = regression.onset.mono_ns;
+                (record.origin.member_name(), self.marked_mono_ns.filter(|marked| *marked <= onset))
+            }
+            // Soon after a start there is no baseline of latency yet, and a burn comes without a regression.
+            Conclusion::Burn(burn) if burn.firing && burn.votes => {
+                let since = burn.since.mono_ns;
+                (worst_member(burn)?, self.marked_mono_ns.filter(|marked| *marked >= since))
+            }
+            _ => return None,
+        };
         let asked = self.asked_at.is_some_and(|asked| record.at.since_ns(asked) < ONE_EVENT_NS);
-        if !wants_profile(regression) || target.is_empty() || asked {
+        if target.is_empty() || asked {
             return None;
         }
         self.asked_at = Some(record.at);
         self.last_request += 1;
-        let ask = Ask::Capture {
-            target: target.to_owned(),
-            finding: finding.id,
-            before_mono_ns: self.marked_mono_ns.filter(|marked| *marked <= regression.onset.mono_ns),
-        };
+        let ask = Ask::Capture { target: target.to_owned(), finding: finding.id, before_mono_ns };
         let request = Request { id: self.last_request, ask };
         self.diff.asked(&request);
         self.verdict.asked(&request);
@@ -254,11 +261,18 @@ fn wants_profile(regression: &Regression) -> bool {
     regression.open && regression.cause.is_none() && regression.shape == Shape::Step
 }
 
+/// The member with the most bad events.
+fn worst_member(burn: &Burn) -> Option<&str> {
+    let bad = burn.members.iter().filter(|(_, bad, _)| *bad > 0);
+    bad.max_by_key(|(_, bad, _)| *bad).map(|(name, ..)| name.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use model::finding::{Conclusion, Lane};
     use model::mark::MarkKind;
     use model::probe::{ProbeKind, ProbeOutcome};
+    use model::request::Ask;
     use model::verdict::State;
 
     use super::{Config, Engine, Record};
@@ -352,6 +366,29 @@ mod tests {
             "an hour's tier is slower: {fired:?}"
         );
         println!("after {quiet_s} s of clean history: rollback {after_s:.1} s after the onset");
+    }
+
+    #[test]
+    fn a_burn_before_any_latency_is_learnt_is_profiled_too() {
+        let mut demo = Demo::after(8);
+        let mut captures = Vec::new();
+        demo.run(0..8);
+        demo.apply(&mark(8.0, "shop", "v2", MarkKind::Rollout));
+        let mut noise = Noise::new(3);
+        let mut answer = |_: f64, member: &str, _: ProbeKind| {
+            (noise.around(if member == "m2" { 200.0 } else { 5.0 }, 0.2), ProbeOutcome::Ok)
+        };
+        drive(8..60, &mut answer, &mut |record| {
+            let outcome = demo.engine.apply(record);
+            let is_learnt =
+                outcome.findings.iter().any(|found| matches!(found.conclusion, Conclusion::Regression(_)));
+            captures.extend(outcome.requests.into_iter().map(|request| (request.ask, is_learnt)));
+        });
+        let [(Ask::Capture { target, before_mono_ns, .. }, is_learnt)] = captures.as_slice() else {
+            panic!("one capture: {captures:?}")
+        };
+        assert_eq!((target.as_str(), *is_learnt), ("m2", false), "the burn asked, of the member that is bad");
+        assert_eq!(*before_mono_ns, Some(8_000_000_000), "compared with what was before the rollout");
     }
 
     #[test]
