@@ -265,7 +265,7 @@ find_pip() {
 etcd_3_4() {
     local binary=$TOOLS/etcd/3.4/etcd unpacked=$TOOLS/build/etcd-3.4
     if [ -n "${ETCD_3_4:-}" ]; then
-        "$ETCD_3_4" --version 2>/dev/null | grep -q '^etcd Version: 3\.4\.' || die "ETCD_3_4=$ETCD_3_4 is not an etcd 3.4"
+        [[ $("$ETCD_3_4" --version 2>/dev/null) == 'etcd Version: 3.4.'* ]] || die "ETCD_3_4=$ETCD_3_4 is not an etcd 3.4"
         return
     fi
     made etcd-3.4 "$binary" "text:$ARCHIVE_OF_3_4" && return
@@ -327,7 +327,7 @@ apt_update() { apt-get "$@" -qq update 2> >(grep -v '^rm: cannot remove' >&2); }
 apt_download() {
     local package=$1 prefix=$2 dir=$3 version
     shift 4
-    version=$(apt-cache "$@" madison "$package" 2>/dev/null | awk -F' *[|] *' -v prefix="$prefix" 'index($2, prefix) == 1 {print $2; exit}')
+    version=$(apt-cache "$@" madison "$package" 2>/dev/null | awk -F' *[|] *' -v prefix="$prefix" 'index($2, prefix) == 1 && !found++ {print $2}')
     [ -n "$version" ] || return 1
     rm -rf "$dir.deb"
     mkdir -p "$dir.deb" "$dir"
@@ -364,7 +364,7 @@ digest() {
 
 # ----------------------------------------------------------------------------------------------------------------- words
 
-at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | sed -n 1p)" = "$2" ]; }
 
 say() { printf 'setup: %s\n' "$*"; }
 
