@@ -1,6 +1,6 @@
 //! The files of one root, read with bounds. Owns which file is where; refuses to know what stands in it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ impl Reader {
             pressure: self.pressure(),
             disks,
             filesystems: self.filesystems.iter().filter_map(|path| self.filesystem(path)).collect(),
-            processes: watched.iter().take(PROCESSES_MAX).filter_map(|one| self.process(one)).collect(),
+            processes: self.processes(watched),
             cgroup: self.groups.of_node().map(Box::new),
         })
     }
@@ -83,8 +83,14 @@ impl Reader {
         Some(Filesystem { path: path.to_string_lossy().into_owned(), total_bytes, available_bytes })
     }
 
+    fn processes(&self, watched: &[Watched]) -> Vec<Process> {
+        let mut networks = Networks::default();
+        let watched = watched.iter().take(PROCESSES_MAX);
+        watched.filter_map(|one| self.process(one, &mut networks)).collect()
+    }
+
     /// `None` when the process is gone, or is no process.
-    fn process(&self, watched: &Watched) -> Option<Process> {
+    fn process(&self, watched: &Watched, networks: &mut Networks) -> Option<Process> {
         let dir = self.root.join("proc").join(watched.pid.to_string());
         let stat = parse::pid_stat(&bounded(&dir.join("stat"), PID_BYTES_MAX)?)?;
         let files = OpenFiles::read(&dir.join("fd"));
@@ -97,7 +103,7 @@ impl Reader {
             rss_bytes: stat.rss_pages.saturating_mul(self.page_bytes),
             fds: files.as_ref().map(|files| files.count),
             threads: stat.threads,
-            connections: files.and_then(|files| connections(&dir, &files.sockets?)),
+            connections: files.and_then(|files| networks.connections(&dir, &files.sockets?)),
             cgroup: self.groups.of((watched.pid, stat.started_ticks)),
         })
     }
@@ -123,12 +129,30 @@ impl OpenFiles {
     }
 }
 
-/// Established TCP connections, both families; a kernel without IPv6 has no second file.
-fn connections(dir: &Path, sockets: &HashSet<u64>) -> Option<u64> {
+/// The sockets of the network namespaces seen in one reading, each read once: the kernel walks its whole table of
+/// connections for it, a quarter of a million buckets on a large node, however few there are.
+#[derive(Default)]
+struct Networks {
+    tables: BTreeMap<PathBuf, Option<[String; 2]>>,
+}
+
+impl Networks {
+    /// Established TCP connections of a process, both families.
+    fn connections(&mut self, dir: &Path, sockets: &HashSet<u64>) -> Option<u64> {
+        // Whose namespace is not told has one for itself.
+        let namespace = fs::read_link(dir.join("ns/net")).unwrap_or_else(|_| dir.to_owned());
+        let tables = self.tables.entry(namespace).or_insert_with(|| tables(dir));
+        let established = tables.iter().flatten().map(|table| parse::established(table, sockets));
+        tables.as_ref().map(|_| established.fold(0, u64::saturating_add))
+    }
+}
+
+/// Both families; a kernel without IPv6 has no second file.
+fn tables(dir: &Path) -> Option<[String; 2]> {
     let four = bounded(&dir.join("net/tcp"), NET_BYTES_MAX)?;
     let six = dir.join("net/tcp6");
     let six = if six.exists() { bounded(&six, NET_BYTES_MAX)? } else { String::new() };
-    Some(parse::established(&four, sockets).saturating_add(parse::established(&six, sockets)))
+    Some([four, six])
 }
 
 /// A whole text file; `None` when it is missing, not permitted or longer than `bytes_max`.
@@ -173,6 +197,29 @@ mod tests {
         assert!(group.path.starts_with('/') && (group.cpu.is_some() || group.memory.is_some()), "{group:?}");
         let [filesystem] = fact.filesystems.as_slice() else { panic!("{:?}", fact.filesystems) };
         assert!(filesystem.path == "/tmp" && filesystem.total_bytes >= filesystem.available_bytes);
+    }
+
+    #[test]
+    fn a_network_is_read_once_for_all_processes_in_it() {
+        let root = std::env::temp_dir().join(format!("backburn-networks-{}", std::process::id()));
+        let line = |inode: u64| format!("0: 0:1 0:2 01 0:0 0:0 0 0 0 {inode} 1\n");
+        for (pid, namespace, inode) in [("7", "net:[1]", 70), ("8", "net:[1]", 71), ("9", "net:[2]", 72)] {
+            let dir = root.join(pid);
+            fs::create_dir_all(dir.join("ns")).unwrap();
+            fs::create_dir_all(dir.join("net")).unwrap();
+            std::os::unix::fs::symlink(namespace, dir.join("ns/net")).unwrap();
+            fs::write(dir.join("net/tcp"), format!("head\n{}", line(inode))).unwrap();
+        }
+        let mut networks = Networks::default();
+        let mut count = |pid: &str, inodes: &[u64]| {
+            networks.connections(&root.join(pid), &inodes.iter().copied().collect())
+        };
+        assert_eq!(count("7", &[70, 71]), Some(1));
+        assert_eq!(count("8", &[70, 71]), Some(1), "what 7 was told of the same namespace");
+        assert_eq!(count("9", &[70, 72]), Some(1), "another namespace");
+        assert_eq!(count("9", &[70]), Some(0));
+        assert_eq!(count("10", &[70]), None, "no such process");
+        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]
