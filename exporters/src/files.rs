@@ -134,6 +134,8 @@ fn word(kind: ProfileKind) -> &'static str {
         ProfileKind::Cpu => "cpu",
         ProfileKind::Heap => "heap",
         ProfileKind::Goroutine => "goroutine",
+        ProfileKind::OffCpu => "off_cpu",
+        ProfileKind::Alloc => "alloc",
     }
 }
 

@@ -201,7 +201,8 @@ fn pprof_sample() -> Vec<u8> {
         }],
         functions: vec![Function { name: "main.work".into(), file: "main.go".into(), start_line: 3 }],
         frames: vec![Frame { function: 0, mapping: 0, address: 4, line: 7, inlined: false }],
-        samples: vec![StackSample { frames: vec![0, 0], value: 30, count: 3 }],
+        owners: Vec::new(),
+        samples: vec![StackSample { frames: vec![0, 0], value: 30, count: 3, owner: 0 }],
         pprof: Vec::new(),
     };
     files::pprof::encode(&stacks)

@@ -19,6 +19,10 @@ pub enum ProfileKind {
     Heap,
     /// Goroutines, count.
     Goroutine,
+    /// Time without a CPU, nanoseconds.
+    OffCpu,
+    /// Allocated since another capture, bytes.
+    Alloc,
 }
 
 /// The end of one [`crate::request::Request`] for a capture: exactly one for each.
@@ -137,6 +141,8 @@ pub struct Stacks {
     pub functions: Vec<Function>,
     /// Frames: an inlined call has one of its own.
     pub frames: Vec<Frame>,
+    /// Whose samples they are; none where one process is all there is.
+    pub owners: Vec<Owner>,
     /// Samples, stacks leaf first; a goroutine that is about to start has an empty one.
     pub samples: Vec<StackSample>,
     /// The profile as it was received (gzipped pprof), empty where we made it ourselves.
@@ -193,4 +199,25 @@ pub struct StackSample {
     pub value: i64,
     /// Samples merged into it; for a heap the objects, scaled as the value is.
     pub count: i64,
+    /// Index into `owners`; without such an owner it is not known, or there is but one.
+    pub owner: u32,
+}
+
+/// Whose stack it was, where several processes or threads are seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Owner {
+    /// Process id in the agent's namespace.
+    pub pid: u32,
+    /// The process's name, at most 15 bytes.
+    pub process: String,
+    /// The thread's, the same where it has none of its own.
+    pub thread: String,
+    /// Container id, 64 hexadecimal digits; empty outside containers.
+    pub container: String,
+    /// Pod name, its uid where the name is not known; empty outside pods.
+    pub pod: String,
+    /// Namespace of the pod, empty where not known.
+    pub namespace: String,
+    /// Where it ran; `None` where CPUs are not told apart.
+    pub cpu: Option<u32>,
 }

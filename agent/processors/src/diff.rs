@@ -111,11 +111,13 @@ fn diffs(
         .collect()
 }
 
-/// UCUM: CPU seconds per second are CPUs in use.
+/// UCUM: CPU seconds a second are CPUs in use.
 fn unit(kind: ProfileKind) -> &'static str {
     match kind {
+        // Threads that wait, on average.
+        ProfileKind::OffCpu => "{thread}",
         ProfileKind::Cpu => "{cpu}",
-        ProfileKind::Heap => "By",
+        ProfileKind::Heap | ProfileKind::Alloc => "By",
         ProfileKind::Goroutine => "{goroutine}",
     }
 }
@@ -123,9 +125,9 @@ fn unit(kind: ProfileKind) -> &'static str {
 /// The value in the unit of [`ProfileDiff::unit`]: CPU time per second, or the snapshot's value.
 fn absolute(counts: &FunctionCounts, value: u64) -> f64 {
     match counts.kind {
-        ProfileKind::Cpu if counts.duration_ns == 0 => 0.0,
-        ProfileKind::Cpu => ratio(value, counts.duration_ns),
-        ProfileKind::Heap | ProfileKind::Goroutine => ratio(value, 1),
+        ProfileKind::Cpu | ProfileKind::OffCpu if counts.duration_ns == 0 => 0.0,
+        ProfileKind::Cpu | ProfileKind::OffCpu => ratio(value, counts.duration_ns),
+        ProfileKind::Heap | ProfileKind::Alloc | ProfileKind::Goroutine => ratio(value, 1),
     }
 }
 

@@ -15,7 +15,8 @@ const EDGES_SEEN_MAX: usize = 100_000;
 /// `samples`, the n of every share, is
 /// - CPU: the samples taken (the profile's own count);
 /// - goroutines: the goroutines;
-/// - heap: the *effective* number of sampled objects. Go scales what it samples (one allocation in `period` bytes), so
+/// - time off the CPU: the *effective* number of waits, since they differ in length;
+/// - heap, allocations: the *effective* number of sampled objects. Go scales what it samples (one allocation in `period` bytes), so
 ///   neither bytes nor objects are a number of observations. The scaling x / (1 − exp(−size / period)) is undone by
 ///   stack, and unequal weights are charged for by Kish's (Σw)² / Σw². A function's `samples` is its unscaled count.
 #[must_use]
@@ -34,13 +35,13 @@ pub fn of(stacks: &Stacks) -> FunctionCounts {
 fn observations(stacks: &Stacks, value: i64, count: i64) -> f64 {
     let (value, count) = (to_f64(value), to_f64(count));
     match stacks.kind {
-        ProfileKind::Cpu | ProfileKind::Goroutine => count,
-        ProfileKind::Heap if count > 0.0 && stacks.period > 0 => {
+        ProfileKind::Cpu | ProfileKind::OffCpu | ProfileKind::Goroutine => count,
+        ProfileKind::Heap | ProfileKind::Alloc if count > 0.0 && stacks.period > 0 => {
             let rate = to_f64(i64::try_from(stacks.period).unwrap_or(i64::MAX));
             // At least one object was seen, else the stack would not be listed.
             (count * -(-(value / count) / rate).exp_m1()).max(1.0)
         }
-        ProfileKind::Heap => 1.0,
+        ProfileKind::Heap | ProfileKind::Alloc => 1.0,
     }
 }
 
@@ -182,7 +183,7 @@ impl Tally {
             })
             .collect();
         let samples = match stacks.kind {
-            ProfileKind::Heap if self.squares > 0.0 => {
+            ProfileKind::Heap | ProfileKind::Alloc | ProfileKind::OffCpu if self.squares > 0.0 => {
                 let sum = to_f64(i64::try_from(self.total).unwrap_or(i64::MAX));
                 to_count((sum * sum / self.squares).min(self.observed))
             }
@@ -190,7 +191,10 @@ impl Tally {
         };
         FunctionCounts {
             kind: stacks.kind,
-            duration_ns: if stacks.kind == ProfileKind::Cpu { stacks.duration_ns } else { 0 },
+            duration_ns: match stacks.kind {
+                ProfileKind::Cpu | ProfileKind::OffCpu => stacks.duration_ns,
+                ProfileKind::Heap | ProfileKind::Alloc | ProfileKind::Goroutine => 0,
+            },
             period: if stacks.kind == ProfileKind::Cpu { stacks.period } else { 0 },
             total: self.total,
             samples,

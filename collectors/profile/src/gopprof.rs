@@ -122,6 +122,7 @@ pub fn decode(body: &[u8], kind: ProfileKind, at: Stamp) -> Result<(Stacks, Reje
             mappings,
             functions,
             frames,
+            owners: Vec::new(),
             samples,
             pprof: body.to_vec(),
         },
@@ -165,6 +166,9 @@ impl Wanted {
         let (value, count) = match kind {
             ProfileKind::Cpu => (position("cpu", "nanoseconds"), position("samples", "count")),
             ProfileKind::Heap => (position("inuse_space", "bytes"), position("inuse_objects", "count")),
+            ProfileKind::Alloc => (position("alloc_space", "bytes"), position("alloc_objects", "count")),
+            // Go says how often and how long something blocked, not when a thread was off its CPU.
+            ProfileKind::OffCpu => (None, None),
             ProfileKind::Goroutine => {
                 (position("goroutine", "count").or_else(|| position("goroutines", "count")), None)
             }
@@ -341,7 +345,7 @@ fn samples(
             continue;
         };
         left = left.checked_sub(frames.len()).ok_or(DecodeError::TooLarge("frame references"))?;
-        list.push(StackSample { frames, value, count });
+        list.push(StackSample { frames, value, count, owner: 0 });
     }
     Ok(list)
 }

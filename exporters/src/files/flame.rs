@@ -72,8 +72,8 @@ fn profile<'a>(before: Option<&'a Stacks>, after: &'a Stacks) -> Profile<'a> {
     Profile {
         kind: after.kind,
         unit: match after.kind {
-            ProfileKind::Cpu => "ns",
-            ProfileKind::Heap => "By",
+            ProfileKind::Cpu | ProfileKind::OffCpu => "ns",
+            ProfileKind::Heap | ProfileKind::Alloc => "By",
             ProfileKind::Goroutine => "",
         },
         diff: before.is_some(),

@@ -138,6 +138,14 @@ fn profile(stacks: &Stacks) -> Profile {
             (types, value_type("space", "bytes"))
         }
         ProfileKind::Goroutine => (vec![value_type("goroutine", "count")], value_type("goroutine", "count")),
+        ProfileKind::OffCpu => {
+            let waits = value_type("off_cpu", "nanoseconds");
+            (vec![value_type("waits", "count"), waits], waits)
+        }
+        ProfileKind::Alloc => {
+            let types = vec![value_type("alloc_objects", "count"), value_type("alloc_space", "bytes")];
+            (types, value_type("space", "bytes"))
+        }
     };
     let mut places = Places { stacks, locations: Vec::new(), by_frames: HashMap::new() };
     let sample = stacks
@@ -147,7 +155,9 @@ fn profile(stacks: &Stacks) -> Profile {
             location_id: places.stack(&sample.frames),
             value: match stacks.kind {
                 ProfileKind::Goroutine => vec![sample.value],
-                ProfileKind::Cpu | ProfileKind::Heap => vec![sample.count, sample.value],
+                ProfileKind::Cpu | ProfileKind::Heap | ProfileKind::OffCpu | ProfileKind::Alloc => {
+                    vec![sample.count, sample.value]
+                }
             },
         })
         .collect();

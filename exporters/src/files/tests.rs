@@ -27,7 +27,7 @@ fn stacks(kind: ProfileKind, paths: &[(&[&str], i64)]) -> Stacks {
             stack.push(u32::try_from(frames.len()).unwrap());
             frames.push(Frame { function: u32::try_from(at).unwrap(), line: 3, ..Frame::default() });
         }
-        samples.push(StackSample { frames: stack, value: *value, count: 1 });
+        samples.push(StackSample { frames: stack, value: *value, count: 1, owner: 0 });
     }
     Stacks {
         kind,
@@ -37,6 +37,7 @@ fn stacks(kind: ProfileKind, paths: &[(&[&str], i64)]) -> Stacks {
         mappings: vec![Mapping { path: "/bin/app".to_owned(), ..Mapping::default() }],
         functions,
         frames,
+        owners: Vec::new(),
         samples,
         pprof: Vec::new(),
     }

@@ -130,6 +130,8 @@ impl Tables {
             ProfileKind::Cpu => (("cpu", "nanoseconds"), ("cpu", "nanoseconds")),
             ProfileKind::Heap => (("inuse_space", "bytes"), ("space", "bytes")),
             ProfileKind::Goroutine => (("goroutine", "count"), ("goroutine", "count")),
+            ProfileKind::OffCpu => (("off_cpu", "nanoseconds"), ("off_cpu", "nanoseconds")),
+            ProfileKind::Alloc => (("alloc_space", "bytes"), ("space", "bytes")),
         };
         let attributes = [
             ("backburn.capture.role", about.role.to_owned()),

@@ -53,6 +53,8 @@ pub(crate) fn diff_detail(diff: &ProfileDiff) -> String {
         ProfileKind::Cpu => "cpu",
         ProfileKind::Heap => "heap",
         ProfileKind::Goroutine => "goroutine",
+        ProfileKind::OffCpu => "off_cpu",
+        ProfileKind::Alloc => "alloc",
     };
     format!("{}.{kind}", diff.request)
 }

@@ -539,6 +539,7 @@ fn stacks(samples: Vec<StackSample>) -> Stacks {
             frame(2, false),
             Frame { mapping: u32::MAX, ..frame(2, false) },
         ],
+        owners: Vec::new(),
         samples,
         pprof: Vec::new(),
     }
@@ -558,7 +559,7 @@ fn capture(after: Stacks, before: Option<Stacks>) -> Item {
 }
 
 fn sample(frames: &[u32], value: i64) -> StackSample {
-    StackSample { frames: frames.to_vec(), value, count: 1 }
+    StackSample { frames: frames.to_vec(), value, count: 1, owner: 0 }
 }
 
 fn names(dictionary: &ProfilesDictionary, location: i32) -> Vec<String> {
