@@ -165,7 +165,7 @@ pub struct Mapping {
 }
 
 /// One function.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Function {
     /// Full name, `[module+0x…]` when unknown.
     pub name: String,

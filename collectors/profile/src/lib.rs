@@ -4,9 +4,13 @@
 //! engine compares, and the ring of profiles from before. Refuses to judge: what changed is the processors' to say.
 
 pub mod baselines;
+pub mod binaries;
 pub mod capture;
 pub mod counts;
 pub mod fetch;
 pub mod gopprof;
+pub mod names;
 pub mod perf;
+pub mod sampler;
 pub mod symbols;
+pub mod unwind;

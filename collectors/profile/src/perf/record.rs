@@ -192,6 +192,12 @@ pub struct Mmap<'a> {
 pub struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
+    /// Numbers from their bytes; what is left over is none.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Words<'a> {
+        Words(bytes)
+    }
+
     /// How many.
     #[must_use]
     pub fn len(self) -> usize {

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::cgroup::Container;
 use super::modules::Module;
 use super::record::Words;
 use super::session::{Seen, Sink};
@@ -47,8 +48,12 @@ pub struct Stack<'a> {
     pub thread: &'a str,
     /// The id of its container, empty when there is none.
     pub container: &'a str,
+    /// The uid of its pod, empty when there is none.
+    pub pod: &'a str,
     /// Samples; nanoseconds, where waiting is measured.
     pub count: u64,
+    /// Samples in either case.
+    pub samples: u64,
     frames: &'a [u64],
 }
 
@@ -60,13 +65,22 @@ impl<'a> Stack<'a> {
     }
 }
 
+/// How often and how much.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    weight: u64,
+    samples: u64,
+}
+
 /// All stacks, each once. Adding to one that is known allocates nothing.
 #[derive(Debug, Default)]
 pub struct Stacks {
-    counts: HashMap<Box<[u64]>, u64>,
+    counts: HashMap<Box<[u64]>, Count>,
     words: usize,
     texts: Vec<Arc<str>>,
     text_ids: HashMap<Arc<str>, u32>,
+    /// The pod of a container, by the numbers of their texts.
+    pods: HashMap<u32, u32>,
     modules: HashMap<u32, Arc<Module>>,
     overflow: u64,
     key: Vec<u64>,
@@ -113,7 +127,9 @@ impl Stacks {
                 name: text(high(who))?,
                 thread: text(low(labels))?,
                 container: text(high(labels))?,
-                count: *count,
+                pod: self.pods.get(&high(labels)).map_or(Some(""), |pod| text(*pod))?,
+                count: count.weight,
+                samples: count.samples,
                 frames,
             })
         })
@@ -133,7 +149,7 @@ impl Stacks {
         let name = process.map_or(0, |process| self.text(process.name()));
         let thread = process.map_or(0, |process| self.text(process.thread_name(seen.meta.tid)));
         let container = seen.cgroup.and_then(|cgroup| cgroup.container.as_ref());
-        let container = container.map_or(0, |container| self.text(&container.id));
+        let container = container.map_or(0, |container| self.container(container));
         self.key.clear();
         self.key.push(pair(seen.meta.pid, name));
         self.key.push(process.map_or(0, |process| process.generation));
@@ -159,13 +175,23 @@ impl Stacks {
 
     fn count(&mut self, weight: u64) {
         if let Some(count) = self.counts.get_mut(self.key.as_slice()) {
-            *count = count.saturating_add(weight);
+            count.weight = count.weight.saturating_add(weight);
+            count.samples += 1;
         } else if self.counts.len() < STACKS_MAX && self.words + self.key.len() <= WORDS_MAX {
             self.words += self.key.len();
-            self.counts.insert(self.key.as_slice().into(), weight);
+            self.counts.insert(self.key.as_slice().into(), Count { weight, samples: 1 });
         } else {
             self.overflow = self.overflow.saturating_add(weight);
         }
+    }
+
+    fn container(&mut self, container: &Container) -> u32 {
+        let id = self.text(&container.id);
+        if let Some(pod) = container.pod_uid.as_deref().filter(|_| id != 0 && !self.pods.contains_key(&id)) {
+            let pod = self.text(pod);
+            self.pods.insert(id, pod);
+        }
+        id
     }
 
     /// The number of a text; 0 is the empty one.

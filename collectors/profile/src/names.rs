@@ -1,0 +1,251 @@
+//! Names for what was counted: stacks of places in files become stacks of functions, files and lines.
+//!
+//! Owns what is remembered of places, over captures, and how a stack reads: calls that were inlined have frames of their
+//! own, wrappers that the compiler made are left out as in Go's own tracebacks, and a stack ends where the runtime's does.
+//! Refuses to guess. What has no name says where it is instead:
+//!
+//! | frame | name |
+//! |---|---|
+//! | in a file without a name for it, or that cannot be had | `[etcd+0x1f00]`: file's name and offset in the file |
+//! | in the kernel's page of user code | `[vdso+0x780]` |
+//! | in memory, compiled at run time | `[anon]` |
+//! | in nothing that was mapped | `[unknown]` |
+//! | in the kernel, no symbol | `[kernel]`, once for neighbours that have none |
+//!
+//! Addresses of the kernel are given to nobody: they tell an attacker where it is.
+
+mod frames;
+mod kernel;
+mod known;
+mod output;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use model::profile::{ProfileKind, Stacks};
+use model::time::Stamp;
+
+use crate::binaries::{Binaries, Binary, Missing, State};
+use crate::perf::modules::{Kind, Module};
+use crate::perf::record::Identity;
+use crate::perf::stacks::{self, Frame, KERNEL, NOWHERE, Stack};
+
+pub use kernel::Kernel;
+use known::{Ends, Key, Known};
+use output::{How, Output};
+
+/// Modules that have a number in what is remembered. When there are more, all is forgotten: it takes a fraction of a
+/// second to find it again.
+const MODULES_MAX: usize = 16_384;
+
+/// What the counts are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// [`ProfileKind::Cpu`] or [`ProfileKind::OffCpu`].
+    pub kind: ProfileKind,
+    /// When it began.
+    pub at: Stamp,
+    /// How long it took.
+    pub duration_ns: u64,
+    /// Between two samples of a CPU; 0 where samples differ in weight.
+    pub period_ns: u64,
+}
+
+/// How much got a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Places in user space, each once for each stack it is in.
+    pub user: u64,
+    /// Of those, with a name.
+    pub user_named: u64,
+    /// Of those, in files that could not be had, in the order of [`Missing::ALL`].
+    pub missing: [u64; Missing::ALL.len()],
+    /// Places in the kernel.
+    pub kernel: u64,
+    /// Of those, with a name.
+    pub kernel_named: u64,
+    /// Stacks that were cut at the root's end because they, or all of them together, were too many frames.
+    pub cut: u64,
+    /// Places that had to be looked up in a file, the others were remembered.
+    pub look_ups: u64,
+}
+
+/// A module in this capture.
+#[derive(Debug)]
+struct Opened {
+    binary: Result<Arc<Binary>, Missing>,
+    /// Its number in what is remembered, if it could be opened.
+    number: u32,
+    label: Label,
+}
+
+/// What a place without a name is called by.
+#[derive(Debug)]
+enum Label {
+    /// Where it is says nothing to anybody, and changes from run to run.
+    Memory,
+    /// The offset in this file.
+    File(String),
+}
+
+/// The same file with other content has nothing in common with what it was, so it gets another number.
+#[derive(Debug)]
+struct Number {
+    number: u32,
+    state: State,
+}
+
+/// Names places, and remembers them.
+#[derive(Debug, Default)]
+pub struct Names {
+    binaries: Binaries,
+    kernel: Kernel,
+    known: Known,
+    numbers: HashMap<(Identity, PathBuf), Number>,
+    last_number: u32,
+}
+
+impl Names {
+    /// With files that others may use too.
+    #[must_use]
+    pub fn new(binaries: Binaries) -> Names {
+        Names { binaries, ..Names::default() }
+    }
+
+    /// All that was counted, named.
+    #[must_use]
+    pub fn name(&mut self, counted: &stacks::Stacks, capture: &Capture) -> (Stacks, Statistics) {
+        let mut naming = Naming { names: self, counted, opened: HashMap::new(), statistics: Statistics::default() };
+        let mut output = Output::default();
+        for stack in counted.iter() {
+            naming.stack(&stack, capture, &mut output);
+        }
+        let mut statistics = naming.statistics;
+        statistics.cut = output.cut();
+        (output.finish(capture), statistics)
+    }
+
+    /// The number of a module's file in the state that it is in.
+    fn number(&mut self, module: &Module, state: State) -> u32 {
+        if self.numbers.len() >= MODULES_MAX {
+            self.numbers.clear();
+            self.known.forget();
+        }
+        let key = (module.identity, module.path.clone());
+        if let Some(known) = self.numbers.get(&key).filter(|known| known.state == state) {
+            return known.number;
+        }
+        self.last_number = self.last_number.wrapping_add(1);
+        self.numbers.insert(key, Number { number: self.last_number, state });
+        self.last_number
+    }
+}
+
+/// One capture on its way.
+struct Naming<'n> {
+    names: &'n mut Names,
+    counted: &'n stacks::Stacks,
+    opened: HashMap<u32, Opened>,
+    statistics: Statistics,
+}
+
+impl Naming<'_> {
+    fn stack(&mut self, stack: &Stack<'_>, capture: &Capture, output: &mut Output) {
+        output.begin();
+        let (mut how, mut is_leaf) = (How::default(), true);
+        for frame in stack.frames() {
+            if frame.module == KERNEL {
+                self.kernel_frame(frame, output);
+                continue;
+            }
+            let named = match output.again(frame, how) {
+                Some(named) => named,
+                None => self.user_frame(frame, (how, stack.pid), output),
+            };
+            self.statistics.user += 1;
+            self.statistics.user_named += u64::from(named.is_named);
+            if !output.push(named) || (named.ends == Ends::Stack && !is_leaf) {
+                break;
+            }
+            is_leaf = false;
+            how = How { is_return: named.ends != Ends::Interrupted, is_panic: named.is_panic };
+        }
+        output.end(stack, capture);
+    }
+
+    fn kernel_frame(&mut self, frame: Frame, output: &mut Output) {
+        self.statistics.kernel += 1;
+        let name = self.names.kernel.name(frame.offset);
+        self.statistics.kernel_named += u64::from(name.is_some());
+        output.kernel(name);
+    }
+
+    /// A place that this capture has not met before.
+    fn user_frame(&mut self, frame: Frame, (how, pid): (How, u32), output: &mut Output) -> output::Named {
+        let module = self.counted.module(frame.module).filter(|_| frame.module != NOWHERE);
+        let Some(module) = module.map(Arc::clone) else {
+            return output.nameless((frame, how), "[unknown]", None);
+        };
+        if !self.opened.contains_key(&frame.module) {
+            let opened = self.open(&module, pid);
+            self.opened.insert(frame.module, opened);
+        }
+        let Some(opened) = self.opened.get(&frame.module) else {
+            return output.nameless((frame, how), "[unknown]", None);
+        };
+        let binary = match &opened.binary {
+            Ok(binary) => binary,
+            Err(missing) => {
+                let at = Missing::ALL.iter().position(|one| one == missing);
+                if let Some(count) = at.and_then(|at| self.statistics.missing.get_mut(at)) {
+                    *count += 1;
+                }
+                let is_file = !matches!(missing, Missing::Memory);
+                let mapping = if is_file { output.mapping(&module, None, frame.offset) } else { None };
+                return output.nameless((frame, how), &nameless(opened, frame), mapping);
+            }
+        };
+        let key = Key { module: opened.number, offset: frame.offset, is_return: how.is_return };
+        let known = match self.names.known.get(&key) {
+            Some(known) => known,
+            None => {
+                self.statistics.look_ups += 1;
+                let found = frames::of(binary, frame.offset, how.is_return);
+                self.names.known.put(key, found)
+            }
+        };
+        let mapping = output.mapping(&module, Some(binary), frame.offset);
+        if known.is_empty() {
+            return output.nameless((frame, how), &nameless(opened, frame), mapping);
+        }
+        let address = binary.address_of(frame.offset).map_or(0, |address| address - u64::from(how.is_return));
+        output.named((frame, how), &known, (mapping.unwrap_or(u32::MAX), address))
+    }
+
+    fn open(&mut self, module: &Module, pid: u32) -> Opened {
+        let binary = self.names.binaries.open(module, pid);
+        let number = binary.as_ref().map_or(0, |binary| self.names.number(module, binary.state()));
+        Opened { binary, number, label: label(module) }
+    }
+}
+
+/// A file's name without what the kernel writes around it.
+fn label(module: &Module) -> Label {
+    if module.kind == Kind::Anonymous {
+        return Label::Memory;
+    }
+    let name = module.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
+    Label::File(name.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+fn nameless(opened: &Opened, frame: Frame) -> String {
+    match opened.label {
+        Label::Memory => "[anon]".to_owned(),
+        Label::File(ref name) => format!("[{name}+{:#x}]", frame.offset),
+    }
+}
+
+#[cfg(test)]
+mod tests;

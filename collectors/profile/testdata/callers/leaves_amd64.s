@@ -1,0 +1,42 @@
+#include "textflag.h"
+
+TEXT ·frameless(SB), NOSPLIT|NOFRAME, $0-16
+	MOVQ n+0(FP), CX
+	XORL AX, AX
+again:
+	ADDQ CX, AX
+	DECQ CX
+	JNZ again
+	MOVQ AX, ret+8(FP)
+	RET
+
+TEXT ·pushes(SB), NOSPLIT|NOFRAME, $0-16
+	MOVQ n+0(FP), CX
+	XORL AX, AX
+	PUSHQ BX
+	PUSHQ R12
+	PUSHQ R13
+again:
+	PUSHQ CX
+	ADDQ CX, AX
+	POPQ CX
+	DECQ CX
+	JNZ again
+	POPQ R13
+	POPQ R12
+	POPQ BX
+	MOVQ AX, ret+8(FP)
+	RET
+
+TEXT ·trashes(SB), NOSPLIT, $64-16
+	MOVQ n+0(FP), CX
+	MOVQ BP, 56(SP)
+	XORL BP, BP
+again:
+	ADDQ CX, BP
+	DECQ CX
+	JNZ again
+	MOVQ BP, AX
+	MOVQ 56(SP), BP
+	MOVQ AX, ret+8(FP)
+	RET

@@ -1,0 +1,43 @@
+//! Our samples of an etcd against its own profiles, taken in turns.
+
+use std::time::Duration;
+
+use profile::perf::attr::Hz;
+
+use crate::etcd::{Agreement, Comparison, Etcd, Observed};
+use crate::pairs::Level;
+
+/// Short, for a test: the figure for five minutes is what `examples/go_agreement.rs` prints.
+const SHORT: Comparison =
+    Comparison { rounds: 4, theirs_s: 8, ours: Duration::from_secs(3), hz: Hz::TRIGGERED };
+
+fn check(version: &str) {
+    let etcd = Etcd::start(version);
+    let observed = Observed::of(&etcd, "m", SHORT);
+    for level in [Level::Functions, Level::Code] {
+        let Agreement { mended, plain, ceiling } = observed.agreement(level);
+        println!("etcd {version} {level:?}: ours {mended}, by frame pointers {plain}, Go against Go {ceiling}");
+        let shown: Vec<_> = observed.strangers(level).into_iter().take(12).collect();
+        println!("  not in Go's: {shown:?}");
+        assert!(mended.all > 300, "{mended}: too few to mean anything");
+        // The same code is seen as often by both; a second of Go's has a fifth as many samples as one of ours.
+        assert!(mended.percent() > ceiling.percent() - 3.0, "{mended} of ours, {ceiling} of Go's own\n{shown:#?}");
+        assert!(mended.percent() > plain.percent() + 10.0, "{mended} of ours, {plain} by frame pointers alone");
+    }
+    for one in &observed.ours {
+        println!("  {:?}\n  {:?}", one.unwinding, one.naming);
+        assert_eq!((one.session.lost, one.unwinding.broken, one.unwinding.not_code), (0, 0, 0));
+        // An etcd of the set-up is all Go: but for the kernel's page, each frame has a name.
+        assert!(one.naming.user_named * 1_000 >= one.naming.user * 990, "{:?}", one.naming);
+    }
+}
+
+#[test]
+fn the_oldest_etcd_has_the_callers_that_go_sees() {
+    check("3.4");
+}
+
+#[test]
+fn the_newest_etcd_has_the_callers_that_go_sees() {
+    check("3.7");
+}
