@@ -36,6 +36,8 @@ pub(crate) enum Exit {
     Privilege,
     /// The configuration is wrong.
     Config,
+    /// As a command ended that was run for somebody.
+    Command(u8),
 }
 
 impl Exit {
@@ -49,6 +51,7 @@ impl Exit {
             Exit::Software => 70,
             Exit::Privilege => 77,
             Exit::Config => 78,
+            Exit::Command(code) => code,
         }
     }
 }

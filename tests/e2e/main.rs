@@ -23,6 +23,8 @@ mod binary;
 mod command_line;
 // `agent --profile`: line one, files, and who may not.
 mod profile_command;
+// The same by the kernel's samples: of members without an endpoint, of any process, of a command.
+mod profile_kernel;
 // Every release line: metrics, probes, board and check, over each protocol and compression.
 mod versions;
 // Members killed, frozen and deposed: probes tell which, and no rollout is blamed.

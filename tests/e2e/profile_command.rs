@@ -65,10 +65,18 @@ impl Bench {
         self.cluster.member(1)
     }
 
-    /// `agent --profile` for two seconds with these arguments beside.
+    /// `agent --profile` at the endpoint for two seconds with these arguments beside.
     fn profile(&self, args: &[&str]) -> Result<Finished> {
         let config = self.folder.path().join("agent.yaml");
-        let mut all = vec!["--profile", "--for", "2s", "--config", config.to_str().context("path")?];
+        let mut all = vec![
+            "--profile",
+            "--engine",
+            "pprof",
+            "--for",
+            "2s",
+            "--config",
+            config.to_str().context("path")?,
+        ];
         all.extend(args);
         Agent::run(self.folder.path(), &all, &[], SOON)
     }

@@ -9,11 +9,15 @@ mod gather;
 mod hot;
 mod out;
 mod page;
+mod process;
+mod recent;
 mod report;
+mod sampling;
 mod slow;
+mod subject;
 mod waiting;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,38 +26,64 @@ use clap::Args;
 use collectors::clock;
 use model::profile::ProfileSet;
 use model::scrape::ScrapeOutcome;
+use model::time::Clock;
 use profile::counts;
 use profile::fetch::FetchError;
+use profile::perf::attr::Hz;
 
 use super::{Ended, Exit, Failure, Source, runtime, tell};
 use crate::config::{Config, Loaded, parse_duration};
-use bar::Bar;
+use crate::run::sources;
 use gather::{Gathered, Gatherer, Missing};
 use out::Out;
+use sampling::{Engine, Sampling};
+use subject::{Subject, Who};
 
 /// Shorter profiles have too few samples at 100 Hz, longer ones are a way to forget that one is running.
-const LENGTHS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const LENGTHS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+/// How long, where nothing is said.
+const LENGTH: Duration = Duration::from_secs(10);
 
 /// Arguments of `agent profile`.
 #[derive(Debug, Args)]
 pub(super) struct Profile {
     #[command(flatten)]
     source: Source,
-    /// The member, by its name or `host:port`; by default the only local one, else the leader among the local ones.
-    #[arg(long, value_name = "MEMBER")]
-    name: Option<String>,
-    /// How long, whole seconds from 1s to 60s.
-    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = length)]
-    length: Duration,
+    #[command(flatten)]
+    who: Who,
+    /// How long, whole seconds from 1s to 10m; 10s by default, a command until it ends.
+    #[arg(long = "for", value_name = "DURATION", value_parser = length)]
+    length: Option<Duration>,
     /// Folder for the files; a dated one in the current directory by default, `-` streams a tar to stdout.
     #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     out: Option<PathBuf>,
+    /// Samples a second of CPU time, 1 to 10000.
+    #[arg(long, value_name = "RATE", default_value = "99", value_parser = hz)]
+    hz: Hz,
+    /// Also what waits, for how long, and where.
+    #[arg(long)]
+    off_cpu: bool,
+    /// By what stacks are taken.
+    #[arg(long, value_enum, default_value = "auto")]
+    engine: Engine,
+}
+
+/// What is wanted, whoever it is of.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    length: Option<Duration>,
+    out: Option<&'a Path>,
+    sampling: Sampling,
 }
 
 fn length(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .filter(|length| (LENGTHS.0..=LENGTHS.1).contains(length) && length.subsec_nanos() == 0)
-        .ok_or_else(|| "must be whole seconds from 1s to 60s, e.g. `10s`".to_owned())
+        .ok_or_else(|| "must be whole seconds from 1s to 10m, e.g. `10s`".to_owned())
+}
+
+fn hz(text: &str) -> Result<Hz, String> {
+    text.parse().ok().and_then(Hz::new).ok_or_else(|| "must be a whole number from 1 to 10000".to_owned())
 }
 
 /// Exit code 0 with a report, with or without profiles; 69 when nobody answers, 77 when not permitted.
@@ -70,13 +100,28 @@ pub(super) fn profile(arguments: &Profile) -> Ended {
 
 async fn run(config: &Config, arguments: &Profile) -> Ended {
     let clock = clock::system();
-    let chosen = choose::choose(config, arguments.name.as_deref()).await?;
+    let Profile { length, engine, hz, off_cpu, .. } = *arguments;
+    let sampling = Sampling { engine, hz, off_cpu };
+    let wanted = Wanted { length, out: arguments.out.as_deref(), sampling };
+    let members = match arguments.who.name() {
+        Some(_) => sources::find(config, &[]).await.targets,
+        None => Vec::new(),
+    };
+    match arguments.who.find(|name| members.iter().any(|member| choose::is_named(member, name)))? {
+        Subject::Member(name) => member(config, name.as_deref(), &wanted, &clock).await,
+        subject => process::run(subject, &wanted, &clock).await,
+    }
+}
+
+async fn member(config: &Config, name: Option<&str>, wanted: &Wanted<'_>, clock: &Clock) -> Ended {
+    let chosen = choose::choose(config, name).await?;
     let target = &chosen.target;
     let endpoint = choose::endpoint(config, target).await?;
     let scraper = choose::scraper(target)?;
-    let out = Out::prepare(arguments.out.as_deref(), &target.name, clock.now())?;
-    let gatherer = Gatherer { target, endpoint: endpoint.as_ref(), scraper, clock: &clock };
-    let seen = gatherer.gather(arguments.length, Bar::on_terminal(&target.name)).await;
+    let out = Out::prepare(wanted.out, &target.name, clock.now())?;
+    let gatherer =
+        Gatherer { target, endpoint: endpoint.as_ref(), sampling: wanted.sampling, scraper, clock };
+    let seen = gatherer.gather(wanted.length.unwrap_or(LENGTH)).await;
     if let Some(failure) = failure(&chosen, &seen) {
         out.give_up();
         return Err(failure);
@@ -130,9 +175,11 @@ fn scraped(seen: &Gathered) -> String {
 
 /// The profiles that came, as exporters take them.
 fn set(seen: Gathered) -> ProfileSet {
-    let stacks: Vec<_> = [seen.cpu, seen.heap, seen.goroutines].into_iter().filter_map(Result::ok).collect();
+    let engine = if seen.account.is_some() { "perf" } else { "go_pprof" };
+    let kinds = [seen.cpu.ok(), seen.off_cpu, seen.heap.ok(), seen.goroutines.ok()];
+    let stacks: Vec<_> = kinds.into_iter().flatten().collect();
     let counts = stacks.iter().map(counts::of).collect();
-    ProfileSet { at: seen.at, engine: "go_pprof".to_owned(), counts, stacks: Arc::new(stacks) }
+    ProfileSet { at: seen.at, engine: engine.to_owned(), counts, stacks: Arc::new(stacks) }
 }
 
 #[cfg(test)]
@@ -140,13 +187,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_seconds_up_to_a_minute_are_taken() {
+    fn only_whole_seconds_up_to_ten_minutes_are_taken() {
         let check = |text: &str, expected: Option<u64>| {
             assert_eq!(length(text).ok(), expected.map(Duration::from_secs), "{text}");
         };
         check("10s", Some(10));
         check("1m", Some(60));
-        check("61s", None);
+        check("10m", Some(600));
+        check("601s", None);
         check("0s", None);
         check("1.5s", None);
         check("10", None);

@@ -9,6 +9,7 @@ pub mod capture;
 pub mod counts;
 pub mod fetch;
 pub mod gopprof;
+pub mod kernel;
 pub mod names;
 pub mod perf;
 pub mod sampler;

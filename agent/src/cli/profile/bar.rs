@@ -21,10 +21,11 @@ impl Bar {
         std::io::stderr().is_terminal().then(|| Bar { name: name.to_owned(), drawn: false, colour })
     }
 
-    /// Draws how far it is.
-    pub(super) fn draw(&mut self, passed: Duration, of: Duration) {
+    /// Draws how far it is, and how many samples there are so far where that is known.
+    pub(super) fn draw(&mut self, passed: Duration, of: Duration, samples: Option<u64>) {
         self.drawn = true;
-        self.write(&line(&self.name, passed, of, self.colour));
+        let samples = samples.map_or(String::new(), |n| format!(", {n} samples"));
+        self.write(&(line(&self.name, passed, of, self.colour) + &samples));
     }
 
     fn write(&self, text: &str) {

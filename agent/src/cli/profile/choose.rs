@@ -88,11 +88,16 @@ pub(super) async fn choose(config: &Config, name: Option<&str>) -> Result<Chosen
 fn named(targets: Vec<Target>, name: &str) -> Result<Target, Failure> {
     let known: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
     let at = targets.iter().position(|target| target.name == name);
-    let at = at.or_else(|| targets.iter().position(|target| is_at(target, name)));
+    let at = at.or_else(|| targets.iter().position(|target| is_named(target, name)));
     at.and_then(|at| targets.into_iter().nth(at)).ok_or_else(|| {
         let error = anyhow!("no member is called {name}; there are: {}", known.join(", "));
         Failure::new(Exit::TargetDown, error)
     })
+}
+
+/// Whether it is the member's name, or its `host:port`.
+pub(super) fn is_named(target: &Target, name: &str) -> bool {
+    target.name == name || is_at(target, name)
 }
 
 fn is_at(target: &Target, address: &str) -> bool {

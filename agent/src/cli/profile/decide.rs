@@ -40,6 +40,12 @@ pub(super) struct P99 {
     pub(super) n: u64,
 }
 
+impl Signs {
+    fn who(&self) -> &str {
+        if self.who.is_empty() { "etcd" } else { &self.who }
+    }
+}
+
 impl P99 {
     /// For people: `12.3 ms (n 412)`.
     pub(super) fn told(self) -> String {
@@ -69,6 +75,8 @@ pub(super) struct SlowRanges {
 /// What was seen; `None` is not known, never zero.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Signs {
+    /// Whose they are; etcd's where nothing is said.
+    pub(super) who: String,
     /// Length of the window, seconds.
     pub(super) window_s: f64,
     /// Cores that etcd may use.
@@ -194,7 +202,8 @@ fn range(signs: &Signs) -> Option<String> {
 
 fn garbage(signs: &Signs) -> Option<String> {
     let (hot, spent) = heavy(signs, signs.garbage.as_ref(), BACKGROUND_SHARE_MIN)?;
-    Some(format!("memory: garbage collection takes {} of etcd's CPU ({})", percent(hot.share), cores(spent)))
+    let (share, spent) = (percent(hot.share), cores(spent));
+    Some(format!("memory: garbage collection takes {share} of {}'s CPU ({spent})", signs.who()))
 }
 
 fn cpu(signs: &Signs) -> Option<String> {
@@ -208,7 +217,8 @@ fn crowded(signs: &Signs) -> Option<String> {
     let used = cores(signs.used?);
     let busy = percent(busy);
     Some(format!(
-        "CPU: others fill the node ({busy} busy); etcd used {used} and waited for {}",
+        "CPU: others fill the node ({busy} busy); {} used {used} and waited for {}",
+        signs.who(),
         cores(waited)
     ))
 }
@@ -255,6 +265,7 @@ mod tests {
     /// A member that does a little, on a node with two cores.
     fn quiet() -> Signs {
         Signs {
+            who: String::new(),
             window_s: 10.0,
             cores: Some(2.0),
             used: Some(0.2),

@@ -3,6 +3,7 @@
 //! Owns the order: heap and goroutines come after the CPU profile, which would show them. Refuses to fail for a part that is
 //! missing: each says why instead.
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,15 +17,19 @@ use model::scrape::{Scrape, ScrapeOutcome};
 use model::time::{Clock, Stamp};
 use profile::fetch::{self, FetchError};
 use profile::gopprof;
+use profile::kernel::Account;
+use profile::perf::refusal::Refusal;
+use profile::perf::target::Target as Sampled;
 use tokio::sync::watch;
 
 use super::bar::Bar;
 use super::choose::Endpoint;
+use super::sampling::{self, Ended, Engine, Sampling};
 use super::slow::{Slow, Tail};
 use super::waiting;
 
 /// How often the bar is drawn.
-const DRAW_EVERY: Duration = Duration::from_millis(200);
+pub(super) const DRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// What the window showed.
 #[derive(Debug)]
@@ -43,6 +48,12 @@ pub(super) struct Gathered {
     pub(super) waited_ns: Option<u64>,
     /// CPU.
     pub(super) cpu: Result<Stacks, Missing>,
+    /// What waited, where that was asked for.
+    pub(super) off_cpu: Option<Stacks>,
+    /// How sure both are, where the kernel's events gave them.
+    pub(super) account: Option<Box<Account>>,
+    /// Why the kernel's events did not.
+    pub(super) refused: Option<Refusal>,
     /// Live heap.
     pub(super) heap: Result<Stacks, Missing>,
     /// Goroutines.
@@ -80,6 +91,8 @@ pub(super) struct Gatherer<'a> {
     pub(super) target: &'a Target,
     /// Its profiles.
     pub(super) endpoint: Option<&'a Endpoint>,
+    /// By what its stacks are taken.
+    pub(super) sampling: Sampling,
     /// Its metrics.
     pub(super) scraper: Option<collectors::scrape::Scraper>,
     /// Time.
@@ -88,27 +101,28 @@ pub(super) struct Gatherer<'a> {
 
 impl Gatherer<'_> {
     /// All of it; takes the window's length and a few seconds at most.
-    pub(super) async fn gather(mut self, length: Duration, bar: Option<Bar>) -> Gathered {
+    pub(super) async fn gather(mut self, length: Duration) -> Gathered {
         let mut host = self.host();
         let tail = self.target.log_file.as_deref().and_then(Tail::begin);
         let (first_page, first_node) = self.look(&mut host).await;
         let waited = self.target.pid.and_then(waiting::total_ns);
         let at = self.clock.now();
-        let (cpu, interrupted) = self.window(length, (bar, is_up(first_page.as_ref()))).await;
+        let (seen, refused) = self.sampled(length, at).await;
+        let seen = match seen {
+            Some(seen) => seen,
+            None => self.fetched(length, at, is_up(first_page.as_ref())).await,
+        };
+        let interrupted = seen.interrupted;
         let window_ns = self.clock.now().since_ns(at);
         let waited_end = self.target.pid.and_then(waiting::total_ns);
         let (last_page, last_node) = self.look(&mut host).await;
         let before = self.clock.now();
-        let heap = self.snapshot(fetch::Endpoint::Heap, (&cpu, interrupted)).await;
+        let heap = self.snapshot(fetch::Endpoint::Heap, &seen).await;
         let between = self.clock.now();
-        let goroutines = self.snapshot(fetch::Endpoint::Goroutine, (&cpu, interrupted)).await;
+        let goroutines = self.snapshot(fetch::Endpoint::Goroutine, &seen).await;
         let end = self.clock.now();
-        let bodies = [&cpu, &heap, &goroutines];
-        let bytes = bodies.iter().filter_map(|body| Some(body.as_ref().ok()?.len())).sum();
-        let decode = |body: Result<Vec<u8>, Missing>, endpoint: fetch::Endpoint, at: Stamp| {
-            body.and_then(|body| Ok(gopprof::decode(&body, endpoint.kind(), at)?.0))
-        };
-        let cpu = decode(cpu, fetch::Endpoint::Cpu { seconds: 0 }, at);
+        let bodies = [&heap, &goroutines];
+        let bytes = bodies.iter().filter_map(|body| Some(body.as_ref().ok()?.len())).sum::<usize>();
         let heap = decode(heap, fetch::Endpoint::Heap, before);
         let goroutines = decode(goroutines, fetch::Endpoint::Goroutine, between);
         let own = |fact: &Option<HostFact>| Some(process(fact.as_ref()?, std::process::id())?.cpu_ns);
@@ -123,10 +137,13 @@ impl Gatherer<'_> {
             waited_ns: waited_end.zip(waited).map(|(end, begin)| end.saturating_sub(begin)),
             pages: (first_page, last_page),
             node: (first_node, last_node),
-            cpu,
+            cpu: seen.cpu,
+            off_cpu: seen.off_cpu,
+            account: seen.account,
+            refused,
             heap,
             goroutines,
-            bytes,
+            bytes: bytes + seen.bytes,
             snapshots_ns: (between.since_ns(before), end.since_ns(between)),
             slow: tail.and_then(|tail| tail.end(end.wall_ns)),
             own_cpu_ns,
@@ -151,14 +168,36 @@ impl Gatherer<'_> {
         (page, node.ok())
     }
 
-    /// The CPU profile; where there is none the whole window all the same, for the pages' sake.
-    async fn window(
-        &self,
-        length: Duration,
-        (mut bar, up): (Option<Bar>, bool),
-    ) -> (Result<Vec<u8>, Missing>, bool) {
+    /// The stacks by the kernel's events; `None` where there are none, with the reason unless none were wanted.
+    async fn sampled(&self, length: Duration, at: Stamp) -> (Option<Window>, Option<Refusal>) {
+        let pid = self.target.pid.filter(|_| self.target.local && self.sampling.engine != Engine::Pprof);
+        let Some(pid) = pid else { return (None, None) };
+        let wish = self.sampling.wish(Sampled::Pids(vec![pid]));
+        let kernel = match sampling::start(wish, at).await {
+            Ok(kernel) => kernel,
+            Err(refusal) => return (None, Some(refusal)),
+        };
+        let bar = Bar::on_terminal(&self.target.name);
+        let ended = sampling::watch(&kernel, length, (self.clock, at), bar, pending::<()>()).await;
+        match sampling::end(kernel, self.clock.now()).await {
+            Ok(sampled) => {
+                let window = Window {
+                    cpu: Ok(sampled.cpu),
+                    off_cpu: sampled.off_cpu,
+                    account: Some(Box::new(sampled.account)),
+                    bytes: 0,
+                    interrupted: ended == Ended::Interrupted,
+                };
+                (Some(window), None)
+            }
+            Err(refusal) => (None, Some(refusal)),
+        }
+    }
+
+    /// The CPU profile of the endpoint; where there is none the whole window all the same, for the pages' sake.
+    async fn fetched(&self, length: Duration, at: Stamp, up: bool) -> Window {
+        let mut bar = Bar::on_terminal(&self.target.name);
         let seconds = u32::try_from(length.as_secs()).unwrap_or(1).max(1);
-        let at = self.clock.now();
         let profile = async {
             let cpu = self.fetch(fetch::Endpoint::Cpu { seconds }).await;
             let passed = Duration::from_nanos(self.clock.now().since_ns(at));
@@ -174,15 +213,18 @@ impl Gatherer<'_> {
         let stop = tokio::signal::ctrl_c();
         tokio::pin!(stop);
         let mut draw = tokio::time::interval(DRAW_EVERY);
-        loop {
+        let (cpu, interrupted) = loop {
             tokio::select! {
-                cpu = &mut profile => return (cpu, false),
-                _ = &mut stop => return (Err(Missing::Interrupted), true),
+                cpu = &mut profile => break (cpu, false),
+                _ = &mut stop => break (Err(Missing::Interrupted), true),
                 _ = draw.tick() => if let Some(bar) = &mut bar {
-                    bar.draw(Duration::from_nanos(self.clock.now().since_ns(at)), length);
+                    bar.draw(Duration::from_nanos(self.clock.now().since_ns(at)), length, None);
                 },
             }
-        }
+        };
+        let bytes = cpu.as_ref().map_or(0, Vec::len);
+        let cpu = decode(cpu, fetch::Endpoint::Cpu { seconds: 0 }, at);
+        Window { cpu, off_cpu: None, account: None, bytes, interrupted }
     }
 
     async fn fetch(&self, what: fetch::Endpoint) -> Result<Vec<u8>, Missing> {
@@ -197,19 +239,29 @@ impl Gatherer<'_> {
     }
 
     /// Heap or goroutines; not asked for where the CPU's answer says that nobody serves them.
-    async fn snapshot(
-        &self,
-        what: fetch::Endpoint,
-        (cpu, interrupted): (&Result<Vec<u8>, Missing>, bool),
-    ) -> Result<Vec<u8>, Missing> {
-        match cpu {
-            _ if interrupted => Err(Missing::Interrupted),
+    async fn snapshot(&self, what: fetch::Endpoint, seen: &Window) -> Result<Vec<u8>, Missing> {
+        match &seen.cpu {
+            _ if seen.interrupted => Err(Missing::Interrupted),
             Ok(_) | Err(Missing::Fetch(FetchError::AnotherProfileRunning | FetchError::Torn(_))) => {
                 self.fetch(what).await
             }
             Err(why) => Err(why.clone()),
         }
     }
+}
+
+/// The stacks of the window.
+struct Window {
+    cpu: Result<Stacks, Missing>,
+    off_cpu: Option<Stacks>,
+    account: Option<Box<Account>>,
+    /// Fetched for it.
+    bytes: usize,
+    interrupted: bool,
+}
+
+fn decode(body: Result<Vec<u8>, Missing>, endpoint: fetch::Endpoint, at: Stamp) -> Result<Stacks, Missing> {
+    body.and_then(|body| Ok(gopprof::decode(&body, endpoint.kind(), at)?.0))
 }
 
 fn is_up(page: Option<&Scrape>) -> bool {

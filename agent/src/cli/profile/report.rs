@@ -1,15 +1,19 @@
 //! What is told of one window, line by line. Owns the layout of the report and what makes up its first line.
 
+use std::collections::BTreeMap;
+
 use model::host::HostFact;
 use model::profile::{FunctionCount, FunctionCounts, Stacks};
 use profile::counts;
 use profile::fetch::FetchError;
+use profile::kernel::Account;
 
 use super::choose::Chosen;
 use super::decide::{self, Signs, cores, duration, percent, size};
 use super::gather::{Gathered, Missing, process};
 use super::hot::{self, Work, short};
 use super::page::Pages;
+use super::recent;
 
 /// Functions that are shown of the CPU profile: what fits on a screen with the rest.
 const CPU_SHOWN: usize = 10;
@@ -30,9 +34,14 @@ pub(super) fn lines(chosen: &Chosen, seen: &Gathered) -> Vec<String> {
     lines.extend(decision.also.iter().map(|also| format!("also: {also}")));
     lines.push(member(chosen, seen, &pages));
     lines.extend(server(chosen, seen, (&pages, &signs)));
-    lines.extend(node(seen));
+    lines.extend(node((seen.node.0.as_ref(), seen.node.1.as_ref()), seen.window_ns));
     if let Ok(stacks) = &seen.cpu {
-        lines.extend(cpu(stacks, signs.garbage.as_ref().map(|hot| hot.share)));
+        lines.extend(cpu(stacks, signs.garbage.as_ref().map(|hot| hot.share), seen.account.as_deref()));
+    }
+    lines.extend(seen.off_cpu.iter().flat_map(|waits| off_cpu(waits, seen.window_ns)));
+    lines.extend(seen.account.iter().flat_map(|account| self::account(account)));
+    if let Some(refusal) = &seen.refused {
+        lines.push(format!("not sampled by the kernel: {refusal}; cure: {}", refusal.cure()));
     }
     match &seen.heap {
         Ok(stacks) => lines.extend(heap(stacks)),
@@ -46,6 +55,7 @@ pub(super) fn lines(chosen: &Chosen, seen: &Gathered) -> Vec<String> {
         }),
     }
     lines.push(cost(seen));
+    lines.extend(recent::line());
     lines
 }
 
@@ -83,6 +93,7 @@ fn signs(chosen: &Chosen, seen: &Gathered, pages: &Pages<'_>) -> Signs {
         .map(|(_, milliseconds)| milliseconds / 1_000.0);
     let share = |work| seen.cpu.as_ref().ok().and_then(|stacks| hot::share(stacks, work));
     Signs {
+        who: String::new(),
         window_s,
         cores: match (allowed, on_node) {
             (Some(allowed), Some(on_node)) => Some(allowed.min(on_node)),
@@ -104,14 +115,14 @@ fn signs(chosen: &Chosen, seen: &Gathered, pages: &Pages<'_>) -> Signs {
 }
 
 /// Where the node's CPU time went, as shares.
-struct Spent {
-    busy: f64,
-    steal: f64,
+pub(super) struct Spent {
+    pub(super) busy: f64,
+    pub(super) steal: f64,
     iowait: f64,
 }
 
 impl Spent {
-    fn between(before: &HostFact, after: &HostFact) -> Option<Spent> {
+    pub(super) fn between(before: &HostFact, after: &HostFact) -> Option<Spent> {
         let grown = |of: fn(&HostFact) -> u64| of(after).saturating_sub(of(before)) as f64;
         let (idle, iowait) = (grown(|fact| fact.cpu.idle_ns), grown(|fact| fact.cpu.iowait_ns));
         let steal = grown(|fact| fact.cpu.steal_ns);
@@ -163,8 +174,11 @@ fn server(chosen: &Chosen, seen: &Gathered, (pages, signs): (&Pages<'_>, &Signs)
     lines
 }
 
-fn node(seen: &Gathered) -> Option<String> {
-    let (before, after) = (seen.node.0.as_ref()?, seen.node.1.as_ref()?);
+pub(super) fn node(
+    (before, after): (Option<&HostFact>, Option<&HostFact>),
+    window_ns: u64,
+) -> Option<String> {
+    let (before, after) = (before?, after?);
     let spent = Spent::between(before, after)?;
     let busy_ms = |disk: &model::host::Disk| {
         let same = before.disks.iter().find(|known| known.name == disk.name)?;
@@ -172,7 +186,7 @@ fn node(seen: &Gathered) -> Option<String> {
     };
     let busiest = after.disks.iter().filter_map(|disk| Some((busy_ms(disk)?, &disk.name))).max();
     let disk = busiest.map_or(String::new(), |(busy, name)| {
-        format!(", disk {name} busy {}", percent((busy as f64 * 1e6 / seen.window_ns.max(1) as f64).min(1.0)))
+        format!(", disk {name} busy {}", percent((busy as f64 * 1e6 / window_ns.max(1) as f64).min(1.0)))
     });
     Some(format!(
         "node: {} CPUs {} busy, steal {}, iowait {}{disk}, {} available",
@@ -184,13 +198,16 @@ fn node(seen: &Gathered) -> Option<String> {
     ))
 }
 
-fn cpu(stacks: &Stacks, garbage: Option<f64>) -> Vec<String> {
+/// The functions that ran, and how they were sampled.
+pub(super) fn cpu(stacks: &Stacks, garbage: Option<f64>, account: Option<&Account>) -> Vec<String> {
     let counts = counts::of(stacks);
     let (total, length) = (seconds(counts.total), seconds(counts.duration_ns));
     let garbage =
         garbage.map_or(String::new(), |share| format!(", {} in garbage collection", percent(share)));
+    let by =
+        account.map_or(String::new(), |account| format!(" at {} Hz by the kernel", account.statistics.hz));
     let mut lines =
-        vec![format!("CPU profile: samples {}, {total:.2} s in {length:.1} s{garbage}", counts.samples)];
+        vec![format!("CPU profile: samples {}{by}, {total:.2} s in {length:.1} s{garbage}", counts.samples)];
     let row = |function: &FunctionCount| {
         let share = |value: u64| percent(value as f64 / counts.total.max(1) as f64);
         format!(
@@ -211,6 +228,92 @@ fn cpu(stacks: &Stacks, garbage: Option<f64>) -> Vec<String> {
         lines.push("of etcd's own, by total:".to_owned());
         lines.extend(widest.into_iter().map(row));
     }
+    lines
+}
+
+/// Where time passed without a CPU; idle threads wait too, so it is no answer by itself.
+pub(super) fn off_cpu(stacks: &Stacks, window_ns: u64) -> Vec<String> {
+    let counts = counts::of(stacks);
+    let threads = counts.total as f64 / window_ns.max(1) as f64;
+    let waits: i64 = stacks.samples.iter().map(|sample| sample.count).fold(0, i64::saturating_add);
+    let mut lines = vec![format!("waiting: {threads:.1} threads on average, {waits} waits")];
+    let mut functions: Vec<_> =
+        counts.functions.iter().filter(|function| is_telling(&function.name)).collect();
+    functions.sort_by_key(|function| std::cmp::Reverse(function.total));
+    lines.extend(functions.into_iter().take(CPU_SHOWN).map(|function| {
+        let share = percent(function.total as f64 / counts.total.max(1) as f64);
+        format!("{share:>7} {:>8.2} s  {}", seconds(function.total), shown(&function.name))
+    }));
+    lines
+}
+
+/// Every wait passes through the scheduler, every goroutine's through the runtime.
+fn is_telling(name: &str) -> bool {
+    let passed =
+        ["[kernel", "[unknown", "runtime.goexit", "runtime.mstart", "runtime.mcall", "runtime.park_m"];
+    let scheduler =
+        ["schedule", "__schedule", "do_syscall_64", "entry_SYSCALL_64_after_hwframe", "x64_sys_call"];
+    !passed.iter().any(|part| name.starts_with(part)) && !scheduler.contains(&name)
+}
+
+/// Who took the time, where it was more than one.
+pub(super) fn processes(stacks: &Stacks) -> Vec<String> {
+    let mut shares: BTreeMap<(u32, &str), i64> = BTreeMap::new();
+    for sample in &stacks.samples {
+        let owner = usize::try_from(sample.owner).ok().and_then(|at| stacks.owners.get(at));
+        let key = owner.map_or((0, "(not known)"), |owner| (owner.pid, owner.process.as_str()));
+        let share = shares.entry(key).or_insert(0);
+        *share = share.saturating_add(sample.value);
+    }
+    if shares.len() < 2 {
+        return Vec::new();
+    }
+    let total = shares.values().sum::<i64>().max(1) as f64;
+    let mut shares: Vec<_> = shares.into_iter().collect();
+    shares.sort_by_key(|(who, value)| (std::cmp::Reverse(*value), *who));
+    let more = shares.len().saturating_sub(OTHERS_SHOWN);
+    let mut lines = vec![format!("by process, {} of them:", shares.len())];
+    lines.extend(shares.iter().take(OTHERS_SHOWN).map(|((pid, name), value)| {
+        let (share, time) = (percent(*value as f64 / total), seconds(u64::try_from(*value).unwrap_or(0)));
+        format!("{share:>7} {time:>8.2} s  {} (pid {pid})", shown(name))
+    }));
+    if more > 0 {
+        let rest: i64 = shares.iter().skip(OTHERS_SHOWN).map(|(_, value)| *value).sum();
+        lines.push(format!("{:>7} {:>8} of {more} more", percent(rest as f64 / total), ""));
+    }
+    lines
+}
+
+/// What was lost, cut or has no name.
+pub(super) fn account(account: &Account) -> Vec<String> {
+    let (seen, naming) = (&account.statistics, &account.naming);
+    let share =
+        |part: u64, of: u64| if of == 0 { "none".to_owned() } else { percent(part as f64 / of as f64) };
+    let kernel = match account.abilities.is_kernel_seen {
+        true => format!("{} of the kernel's", share(naming.kernel_named, naming.kernel)),
+        false => "the kernel is not seen".to_owned(),
+    };
+    let mut lost = vec![
+        ("lost", seen.lost),
+        ("cut at the root", seen.truncated),
+        ("without a process", seen.unattributed),
+    ];
+    lost.extend([
+        ("throttled", seen.throttled),
+        ("malformed", seen.malformed),
+        ("without room", account.overflow),
+    ]);
+    lost.retain(|(what, n)| *n > 0 || *what == "lost");
+    let lost: Vec<String> = lost.iter().map(|(what, n)| format!("{what} {n}")).collect();
+    let named = share(naming.user_named, naming.user);
+    let mut lines =
+        vec![format!("sure of it: {}; names for {named} of the programs' frames, {kernel}", lost.join(", "))];
+    lines.extend(
+        account
+            .waiting_refused
+            .as_ref()
+            .map(|refusal| format!("waiting is not seen: {refusal}; cure: {}", refusal.cure())),
+    );
     lines
 }
 
@@ -268,8 +371,10 @@ fn cost(seen: &Gathered) -> String {
     let (heap, goroutines) = seen.snapshots_ns;
     let own = seen.own_cpu_ns.map_or("not known".to_owned(), |own| format!("{:.2} s", seconds(own)));
     let mut calls = Vec::new();
-    if seen.cpu.is_ok() {
-        calls.push("CPU sampling at 100 Hz".to_owned());
+    match (&seen.cpu, &seen.account) {
+        (Ok(_), Some(account)) => calls.push(format!("CPU sampling at {} Hz", account.statistics.hz)),
+        (Ok(_), None) => calls.push("CPU sampling at 100 Hz".to_owned()),
+        (Err(_), _) => {}
     }
     if seen.heap.is_ok() {
         calls.push(format!("heap call {}", duration(seconds(heap))));
@@ -295,7 +400,7 @@ fn shown(name: &str) -> String {
     short(name).chars().filter(|c| !c.is_control()).take(160).collect()
 }
 
-fn seconds(ns: u64) -> f64 {
+pub(super) fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 

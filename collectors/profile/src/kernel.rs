@@ -1,0 +1,146 @@
+//! One capture by the kernel's sampling events, from its start to named stacks: what a person at a terminal gets.
+//!
+//! Owns the two sessions (what runs, what waits) and that both tell of the same time. Refuses to wait: how long it takes
+//! is the caller's to say, and what was seen until then is kept.
+
+use model::profile::{ProfileKind, Stacks};
+use model::time::Stamp;
+
+use crate::binaries::Binaries;
+use crate::names::{self, Capture, Names};
+use crate::perf::attr::{Abilities, Hz, Measure};
+use crate::perf::refusal::Refusal;
+use crate::perf::session::{End, Plan, Session};
+use crate::perf::statistics::Statistics;
+use crate::perf::target::Target;
+use crate::sampler::{Harvest, Sampler};
+use crate::unwind;
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Whose stacks.
+    pub target: Target,
+    /// How often, of what runs.
+    pub hz: Hz,
+    /// Whether what waits is wanted too.
+    pub is_waiting_wanted: bool,
+}
+
+/// A session and what it has counted.
+#[derive(Debug)]
+struct Half {
+    session: Session<Sampler>,
+    harvest: Harvest,
+}
+
+impl Half {
+    fn start(wish: &Wish, measure: Measure, binaries: &Binaries) -> Result<Half, Refusal> {
+        let (sampler, harvest) = Sampler::new(binaries.clone());
+        let plan = Plan { measure, ..Plan::new(wish.target.clone(), wish.hz) };
+        Ok(Half { session: Session::start(&plan, sampler)?, harvest })
+    }
+}
+
+/// A capture under way. Dropping it stops it.
+#[derive(Debug)]
+pub struct Kernel {
+    running: Half,
+    waiting: Option<Half>,
+    waiting_refused: Option<Refusal>,
+    names: Names,
+    at: Stamp,
+}
+
+impl Kernel {
+    /// Opens everything. What waits is a part of its own: when only that is refused, the account says why.
+    ///
+    /// # Errors
+    /// [`Refusal`], when what runs may not be sampled.
+    pub fn start(wish: &Wish, at: Stamp) -> Result<Kernel, Refusal> {
+        let binaries = Binaries::default();
+        let running = Half::start(wish, Measure::Running, &binaries)?;
+        let (waiting, waiting_refused) = match wish.is_waiting_wanted {
+            false => (None, None),
+            true => match Half::start(wish, Measure::Waiting, &binaries) {
+                Ok(half) => (Some(half), None),
+                Err(refusal) => (None, Some(refusal)),
+            },
+        };
+        Ok(Kernel { running, waiting, waiting_refused, names: Names::new(binaries), at })
+    }
+
+    /// Samples of what runs, until now.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.running.session.statistics().samples
+    }
+
+    /// Whether all of its processes have ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.running.session.is_over()
+    }
+
+    /// Stops, and names what was seen. Reads files: not for a thread that others wait for.
+    #[must_use]
+    pub fn end(mut self, now: Stamp) -> Sampled {
+        let duration_ns = now.since_ns(self.at);
+        let abilities = self.running.session.abilities();
+        let outcome = self.running.session.stop();
+        let waiting = self.waiting.map(|half| (half.session.stop().statistics, half.harvest.take()));
+        let counted = self.running.harvest.take();
+        let hz = u64::from(outcome.statistics.hz.max(1));
+        let mut capture =
+            Capture { kind: ProfileKind::Cpu, at: self.at, duration_ns, period_ns: 1_000_000_000 / hz };
+        let (cpu, naming) = self.names.name(&counted.stacks, &capture);
+        (capture.kind, capture.period_ns) = (ProfileKind::OffCpu, 0);
+        let off_cpu = waiting.map(|(statistics, counted)| {
+            let (stacks, _) = self.names.name(&counted.stacks, &capture);
+            (stacks, statistics)
+        });
+        let account = Account {
+            abilities,
+            end: outcome.end,
+            statistics: outcome.statistics,
+            unwinding: counted.unwinding,
+            naming,
+            overflow: counted.stacks.overflow(),
+            waiting: off_cpu.as_ref().map(|(_, statistics)| *statistics),
+            waiting_refused: self.waiting_refused,
+        };
+        Sampled { cpu, off_cpu: off_cpu.map(|(stacks, _)| stacks), account }
+    }
+}
+
+/// What was captured.
+#[derive(Debug)]
+pub struct Sampled {
+    /// What ran.
+    pub cpu: Stacks,
+    /// What waited, where that was wanted and possible.
+    pub off_cpu: Option<Stacks>,
+    /// How much of it is sure.
+    pub account: Account,
+}
+
+/// What came, what was lost, what it cost.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// What the kernel granted.
+    pub abilities: Abilities,
+    /// Why it ended.
+    pub end: End,
+    /// Of the events.
+    pub statistics: Statistics,
+    /// Of callers that were put in.
+    pub unwinding: unwind::Statistics,
+    /// Of names.
+    pub naming: names::Statistics,
+    /// Samples whose stacks found no room.
+    pub overflow: u64,
+    /// The same of the events of waiting.
+    pub waiting: Option<Statistics>,
+    /// Why waiting was not seen although it was wanted.
+    pub waiting_refused: Option<Refusal>,
+}
