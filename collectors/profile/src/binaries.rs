@@ -334,8 +334,9 @@ fn range_of(proc: &Path, path: &Path) -> Option<String> {
     let mut text = Vec::new();
     File::open(proc.join("maps")).ok()?.take(MAPS_BYTES_MAX).read_to_end(&mut text).ok()?;
     let lines = text.split(|byte| *byte == b'\n');
-    let found =
-        lines.filter_map(|line| maps::mapping(0, line)).find(|range| range.path == path.as_os_str().as_encoded_bytes())?;
+    let found = lines
+        .filter_map(|line| maps::mapping(0, line))
+        .find(|range| range.path == path.as_os_str().as_encoded_bytes())?;
     Some(format!("{:x}-{:x}", found.start, found.start.checked_add(found.length)?))
 }
 

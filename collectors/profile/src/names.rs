@@ -116,7 +116,8 @@ impl Names {
     /// All that was counted, named.
     #[must_use]
     pub fn name(&mut self, counted: &stacks::Stacks, capture: &Capture) -> (Stacks, Statistics) {
-        let mut naming = Naming { names: self, counted, opened: HashMap::new(), statistics: Statistics::default() };
+        let mut naming =
+            Naming { names: self, counted, opened: HashMap::new(), statistics: Statistics::default() };
         let mut output = Output::default();
         for stack in counted.iter() {
             naming.stack(&stack, capture, &mut output);

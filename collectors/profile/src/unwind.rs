@@ -13,11 +13,11 @@ mod walk;
 
 use crate::binaries::{Binaries, Binary, FileSymbols};
 use crate::perf::attr::REGISTERS;
-use crate::perf::modules::Place;
+use crate::perf::modules::{Kind, Mappings, Place};
 use crate::perf::record::{Sample, Words};
 use crate::perf::session::Seen;
 use crate::symbols::elf::Machine;
-use crate::symbols::gopclntab::Pc;
+use crate::symbols::gopclntab::{Pc, Role};
 
 use answers::{Answers, Key};
 use opener::{Found, Opener};
@@ -30,6 +30,9 @@ const MACHINE: Machine = Machine::X86_64;
 /// What we run on, and so what the processes run on whose registers we get.
 #[cfg(target_arch = "aarch64")]
 const MACHINE: Machine = Machine::Arm64;
+
+/// How far up the stack whoever called the kernel's page of user code is looked for: functions there save at most as much.
+const PAGE_WORDS_MAX: u64 = 8;
 
 /// Mends chains. Once what it meets is known it allocates nothing.
 #[derive(Debug)]
@@ -61,6 +64,11 @@ impl Unwinder {
     /// The user addresses of a sample as they should be; as they are where nothing is missing or nothing can be known.
     pub fn callers<'a>(&'a mut self, seen: &Seen<'a>) -> Words<'a> {
         let user = seen.sample.user;
+        if let Some(caller) = self.caller_of_page(seen) {
+            self.statistics.page += 1;
+            let leaf = user.get(0).unwrap_or_default();
+            return self.joined(&[leaf, caller], user.iter().skip(1));
+        }
         let Some((registers, walked)) = self.walked(seen) else { return user };
         self.count(&walked);
         let is_cut = matches!(walked.ending, Ending::Broken | Ending::Bottom);
@@ -68,12 +76,44 @@ impl Unwinder {
             return user;
         }
         let rest = if is_cut { user.len() } else { walked.resume };
+        self.joined(walked.addresses(), user.iter().skip(rest))
+    }
+
+    fn joined(&mut self, addresses: &[u64], rest: impl Iterator<Item = u64>) -> Words<'_> {
         self.mended.clear();
-        let rest = user.iter().skip(rest);
-        for address in walked.addresses().iter().copied().chain(rest) {
+        for address in addresses.iter().copied().chain(rest) {
             self.mended.extend_from_slice(&address.to_ne_bytes());
         }
         Words::new(&self.mended)
+    }
+
+    /// Who called the kernel's page of user code, when the chain does not have it: the page's functions have frame pointers,
+    /// but no table that is read here says where they are being set up.
+    ///
+    /// Go calls it from a few functions in assembly that move to another stack for it, and from nowhere else. Such a
+    /// function's address is on that stack only as where the page returns to.
+    fn caller_of_page(&mut self, seen: &Seen<'_>) -> Option<u64> {
+        let (registers, mappings) = (registers(&seen.sample)?, &seen.process?.mappings);
+        if mappings.locate(registers.instruction)?.module.kind != Kind::Vdso {
+            return None;
+        }
+        let copied = Copied { start: registers.stack, bytes: seen.sample.stack };
+        let next = seen.sample.user.get(1)?;
+        let is_in_page = mappings.locate(next).is_some_and(|place| place.module.kind == Kind::Vdso);
+        if is_in_page || self.calls_page(mappings, next, seen) {
+            return None;
+        }
+        let saved =
+            (0..PAGE_WORDS_MAX).filter_map(|word| copied.word(registers.stack.wrapping_add(8 * word)));
+        registers.link.into_iter().chain(saved).find(|word| self.calls_page(mappings, *word, seen))
+    }
+
+    /// Whether a call returns into one of those functions.
+    fn calls_page(&mut self, mappings: &Mappings, address: u64, seen: &Seen<'_>) -> bool {
+        let at = At::Return(address);
+        let Some(place) = mappings.locate(at.instruction()) else { return false };
+        let known = known(&mut self.opener, &mut self.answers, (at, place), seen);
+        matches!(known, Known::Go { delta: None, role: Role::Plain })
     }
 
     /// A walk, if the leaf is Go's.
@@ -173,7 +213,8 @@ fn look_up(binary: &Binary, at: At, offset: u64) -> Known {
         At::Return(_) => Pc::Return(address.wrapping_add(1)),
     };
     let mut symbols = binary.symbols();
-    let Some(FileSymbols::Go(go)) = symbols.iter_mut().find(|source| matches!(source, FileSymbols::Go(_))) else {
+    let Some(FileSymbols::Go(go)) = symbols.iter_mut().find(|source| matches!(source, FileSymbols::Go(_)))
+    else {
         return Known::Code;
     };
     let (Ok(Some(function)), Ok(delta)) = (go.function(pc), go.sp_delta(pc)) else { return Known::Code };

@@ -36,7 +36,9 @@ fn a_file_is_opened_once_for_all_who_ask() {
     assert!(Arc::ptr_eq(&first, &binaries.clone().open(&module, 1).unwrap()));
     assert!(!first.is_go() && first.is_as_it_was() && binaries.len() == 1);
     assert!(first.symbols().is_empty());
-    let code = first.code_at(first.elf.segments.iter().find(|one| one.is_executable()).unwrap().span.offset).unwrap();
+    let code = first
+        .code_at(first.elf.segments.iter().find(|one| one.is_executable()).unwrap().span.offset)
+        .unwrap();
     assert_eq!(first.address_of(code.offset + 16), Some(code.address + 16));
 }
 

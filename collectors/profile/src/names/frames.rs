@@ -19,8 +19,7 @@ pub(super) fn of(binary: &Binary, offset: u64, is_return: bool) -> Vec<Called> {
             FileSymbols::Go(symbols) => {
                 let pc = if is_return { Pc::Return(address.saturating_add(1)) } else { Pc::Sampled(address) };
                 symbols.frames(pc).map(|frames| frames.into_iter().map(called).collect::<Vec<_>>())
-            }
-            // SEAM: `FileSymbols::Native(symbols)` is asked `symbols.frames(address, is_return)` here.
+            } // SEAM: `FileSymbols::Native(symbols)` is asked `symbols.frames(address, is_return)` here.
         };
         if let Ok(found) = found
             && !found.is_empty()
@@ -37,7 +36,9 @@ fn called(frame: gopclntab::Frame) -> Called {
         "runtime.sigpanic" | "runtime.asyncPreempt" => Ends::Interrupted,
         // The first three are where stacks begin. The last two leave a goroutine for the thread's own stack and never come
         // back to it: it is not for the goroutine that the rest is done, and their caller was not in the chain anyway.
-        "runtime.goexit" | "runtime.mstart" | "runtime.rt0_go" | "runtime.mcall" | "runtime.morestack" => Ends::Stack,
+        "runtime.goexit" | "runtime.mstart" | "runtime.rt0_go" | "runtime.mcall" | "runtime.morestack" => {
+            Ends::Stack
+        }
         _ => Ends::Call,
     };
     Called {

@@ -152,7 +152,12 @@ impl Output {
     }
 
     /// The mapping of a place: that of its segment, or of the whole file where that is not known.
-    pub(super) fn mapping(&mut self, module: &Module, binary: Option<&Arc<Binary>>, offset: u64) -> Option<u32> {
+    pub(super) fn mapping(
+        &mut self,
+        module: &Module,
+        binary: Option<&Arc<Binary>>,
+        offset: u64,
+    ) -> Option<u32> {
         let segment = binary.and_then(|binary| binary.code_at(offset));
         let key = (module.id, segment.map_or(u64::MAX, |segment| segment.offset));
         if let Some(id) = self.mapping_ids.get(&key) {

@@ -53,8 +53,11 @@ fn add(counted: &mut Counted, processes: &Processes, kernel: &[u64], user: &[u64
 fn read(stacks: &Stacks) -> Vec<(Vec<&str>, i64)> {
     let at = |id: &u32| usize::try_from(*id).unwrap();
     let name = |frame: &u32| stacks.functions[at(&stacks.frames[at(frame)].function)].name.as_str();
-    let mut all: Vec<_> =
-        stacks.samples.iter().map(|sample| (sample.frames.iter().map(name).collect(), sample.value)).collect();
+    let mut all: Vec<_> = stacks
+        .samples
+        .iter()
+        .map(|sample| (sample.frames.iter().map(name).collect(), sample.value))
+        .collect();
     all.sort();
     all
 }
@@ -117,7 +120,10 @@ fn wrappers_are_shown_only_where_they_panic() {
         let inlining = output.named(place(2), &wrapper, (0, 5));
         output.push(inlining);
         let shown = output.shown();
-        assert_eq!(shown.iter().map(|(name, inlined)| (name.as_str(), *inlined)).collect::<Vec<_>>(), expected);
+        assert_eq!(
+            shown.iter().map(|(name, inlined)| (name.as_str(), *inlined)).collect::<Vec<_>>(),
+            expected
+        );
     };
     check(&mut output, How::default(), &[("inner", false)]);
     check(&mut output, How { is_panic: true, ..How::default() }, &[("wrapper", false), ("inner", false)]);
@@ -126,7 +132,8 @@ fn wrappers_are_shown_only_where_they_panic() {
 #[test]
 fn a_profile_has_bounds() {
     let mut output = Output::default();
-    let deep: Vec<_> = (0..100).map(|at| called(&at.to_string(), |called| called.is_inlined = true)).collect();
+    let deep: Vec<_> =
+        (0..100).map(|at| called(&at.to_string(), |called| called.is_inlined = true)).collect();
     output.begin();
     let pushed = (0..20).take_while(|at| {
         let named = output.named(place(*at), &deep, (0, 0));

@@ -1,8 +1,8 @@
 //! Opens files on a thread of its own, so that reading samples waits for none of them longer than is good for its rings.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -66,7 +66,14 @@ pub(super) struct Opener {
 
 impl Opener {
     pub(super) fn new(binaries: Binaries) -> Opener {
-        Opener { binaries, known: HashMap::new(), worker: None, under_way: 0, is_slow: false, has_changed: false }
+        Opener {
+            binaries,
+            known: HashMap::new(),
+            worker: None,
+            under_way: 0,
+            is_slow: false,
+            has_changed: false,
+        }
     }
 
     /// What is known of a module, which this process maps.
@@ -102,7 +109,8 @@ impl Opener {
         if self.found(module, meta) != Found::Go {
             return None;
         }
-        let held = |known: &HashMap<u32, State>| known.get(&module.id).and_then(|state| state.binary.upgrade());
+        let held =
+            |known: &HashMap<u32, State>| known.get(&module.id).and_then(|state| state.binary.upgrade());
         if let Some(binary) = held(&self.known) {
             return Some(binary);
         }
@@ -144,7 +152,9 @@ impl Opener {
     /// Takes the answers that are there.
     fn hear(&mut self) {
         while self.under_way > 0 {
-            let Some(answer) = self.worker.as_ref().and_then(|worker| worker.answers.try_recv().ok()) else { return };
+            let Some(answer) = self.worker.as_ref().and_then(|worker| worker.answers.try_recv().ok()) else {
+                return;
+            };
             self.take(answer);
         }
     }

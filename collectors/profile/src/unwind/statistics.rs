@@ -11,6 +11,8 @@ pub struct Statistics {
     pub nowhere: u64,
     /// Of code that Go did not build: left alone.
     pub other_code: u64,
+    /// In the kernel's page of user code, with the function of Go put in that called it.
+    pub page: u64,
     /// Before the file was open.
     pub not_yet: u64,
     /// Of files that could not be had, in the order of [`Missing::ALL`].
@@ -46,7 +48,8 @@ impl Statistics {
     /// Samples whose stack stayed as it was although something may be missing, by reason.
     pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let missing = Missing::ALL.iter().map(|missing| missing.reason()).zip(self.missing);
-        let others = [("not_yet", self.not_yet), ("not_code", self.not_code), ("out_of_reach", self.out_of_reach)];
+        let others =
+            [("not_yet", self.not_yet), ("not_code", self.not_code), ("out_of_reach", self.out_of_reach)];
         missing.chain(others)
     }
 }

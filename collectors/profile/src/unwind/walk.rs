@@ -120,7 +120,7 @@ pub(super) struct Copied<'a> {
 }
 
 impl Copied<'_> {
-    fn word(&self, address: u64) -> Option<u64> {
+    pub(super) fn word(&self, address: u64) -> Option<u64> {
         let from = usize::try_from(address.checked_sub(self.start)?).ok()?;
         self.bytes.get(from..)?.first_chunk().map(|raw| u64::from_ne_bytes(*raw))
     }
@@ -160,7 +160,9 @@ pub(super) fn walk(
         if has_record_at(machine, frame, frame_pointer) {
             // What interrupts looks like a call, but where it interrupts there may be no frame yet, or no more.
             let next = chain(walked.resume).filter(|_| is_interrupted);
-            let Some((next, below)) = next.zip(copied.word(frame_pointer)).filter(|_| walked.length < ADDED_MAX) else {
+            let Some((next, below)) =
+                next.zip(copied.word(frame_pointer)).filter(|_| walked.length < ADDED_MAX)
+            else {
                 walked.ending = Ending::Linked;
                 return walked;
             };
@@ -204,7 +206,9 @@ fn return_address(machine: Machine, frame: Frame, link: Option<u64>, copied: Cop
     match machine {
         Machine::X86_64 => copied.word(frame.stack.wrapping_add(u64::from(frame.delta))),
         // A function that has called another one has overwritten the register.
-        Machine::Arm64 if frame.delta == 0 => link.filter(|_| matches!(frame.at, At::Next(_)) && frame.stack == copied.start),
+        Machine::Arm64 if frame.delta == 0 => {
+            link.filter(|_| matches!(frame.at, At::Next(_)) && frame.stack == copied.start)
+        }
         Machine::Arm64 => copied.word(frame.stack),
     }
 }

@@ -58,7 +58,8 @@ impl Etcd {
         let (client, peer) = (port(), port());
         let folder = env::temp_dir().join(format!("go-stacks-{}-{client}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let (client_url, peer_url) =
+            (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let child = Command::new(program)
             .arg("--data-dir")
             .arg(folder.join("data"))
@@ -136,6 +137,12 @@ impl Sink for Both {
     }
 }
 
+/// CPU time of this thread, up to its latest tick or switch.
+fn thread_cpu_ns() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
+}
+
 /// One capture of ours.
 #[derive(Debug)]
 pub(crate) struct Ours {
@@ -144,6 +151,8 @@ pub(crate) struct Ours {
     pub(crate) unwinding: unwind::Statistics,
     pub(crate) naming: names::Statistics,
     pub(crate) session: statistics::Statistics,
+    /// CPU time.
+    pub(crate) naming_ns: u64,
 }
 
 /// Takes captures of programs.
@@ -165,7 +174,8 @@ impl Profiler {
         let sink = Both { sampler, plain: Arc::clone(&plain) };
         let mut plan = Plan::new(Target::Pids(vec![pid]), hz);
         plan.length = Some(length);
-        let session = Session::start(&plan, sink).unwrap_or_else(|refusal| panic!("{refusal}: {}", refusal.cure()));
+        let session =
+            Session::start(&plan, sink).unwrap_or_else(|refusal| panic!("{refusal}: {}", refusal.cure()));
         let outcome = session.wait();
         let counted = harvest.take();
         let capture = Capture {
@@ -174,9 +184,11 @@ impl Profiler {
             duration_ns: outcome.statistics.wall_ns,
             period_ns: hz.period_ns(),
         };
+        let began_ns = thread_cpu_ns();
         let (mended, naming) = self.names.name(&counted.stacks, &capture);
+        let naming_ns = thread_cpu_ns() - began_ns;
         let (plain, _) = self.names.name(&plain.lock().unwrap(), &capture);
-        Ours { mended, plain, unwinding: counted.unwinding, naming, session: outcome.statistics }
+        Ours { mended, plain, unwinding: counted.unwinding, naming, session: outcome.statistics, naming_ns }
     }
 }
 
@@ -194,6 +206,8 @@ pub(crate) struct Comparison {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Agreement {
     pub(crate) mended: Share,
+    /// But for the runtime's monitor, whose thread Go's profiler does not interrupt: it runs no goroutine.
+    pub(crate) without_sysmon: Share,
     pub(crate) plain: Share,
     /// Each of Go's profiles against the others: more than this cannot be expected.
     pub(crate) ceiling: Share,
@@ -229,7 +243,10 @@ impl Observed {
         let all = theirs.iter().flat_map(|stacks| pairs(stacks)).collect();
         let mut agreement = Agreement::default();
         for one in &self.ours {
-            agreement.mended = agreement.mended.and(Share::of(&named(&one.mended, level), &all));
+            let mut ours = named(&one.mended, level);
+            agreement.mended = agreement.mended.and(Share::of(&ours, &all));
+            ours.retain(|stack| !stack.0.contains(&"runtime.sysmon"));
+            agreement.without_sysmon = agreement.without_sysmon.and(Share::of(&ours, &all));
             agreement.plain = agreement.plain.and(Share::of(&named(&one.plain, level), &all));
         }
         for (at, one) in theirs.iter().enumerate() {

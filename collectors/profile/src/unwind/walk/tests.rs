@@ -28,15 +28,31 @@ impl Made {
     }
 
     /// Of the walk: all addresses, and how it ended.
-    fn walk(&self, machine: Machine, (frame, link): (u64, Option<u64>), chain: &[u64], deltas: &[(u64, Known)]) -> (Vec<u64>, Ending) {
+    fn walk(
+        &self,
+        machine: Machine,
+        (frame, link): (u64, Option<u64>),
+        chain: &[u64],
+        deltas: &[(u64, Known)],
+    ) -> (Vec<u64>, Ending) {
         let bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let copied = Copied { start: self.start(), bytes: &bytes };
         let registers = Registers { frame, link, stack: self.start(), instruction: chain[0] };
-        let walked = walk(machine, registers, copied, |at| chain.get(at).copied(), |at| {
-            let (At::Next(address) | At::Return(address)) = at;
-            let known = deltas.iter().find(|(of, _)| *of == address).map(|(_, known)| *known);
-            known.unwrap_or(if (CODE..2 * CODE).contains(&address) { Known::Code } else { Known::Nothing })
-        });
+        let walked = walk(
+            machine,
+            registers,
+            copied,
+            |at| chain.get(at).copied(),
+            |at| {
+                let (At::Next(address) | At::Return(address)) = at;
+                let known = deltas.iter().find(|(of, _)| *of == address).map(|(_, known)| *known);
+                known.unwrap_or(if (CODE..2 * CODE).contains(&address) {
+                    Known::Code
+                } else {
+                    Known::Nothing
+                })
+            },
+        );
         let rest = chain.iter().skip(walked.resume).copied();
         let rest: Vec<u64> = if walked.ending == Ending::Broken { Vec::new() } else { rest.collect() };
         assert_eq!(walked.addresses().len() + rest.len(), 1 + walked.added + walked.resume - 1 + rest.len());
@@ -176,21 +192,34 @@ fn nonsense_comes_to_an_end() {
         random
     };
     for _ in 0..20_000 {
-        let words: Vec<u64> = (0..next() % 65).map(|_| if next() % 2 == 0 { CODE + next() % CODE } else { TOP - next() % 512 }).collect();
+        let words: Vec<u64> = (0..next() % 65)
+            .map(|_| if next() % 2 == 0 { CODE + next() % CODE } else { TOP - next() % 512 })
+            .collect();
         let made = Made::new(&words);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let machine = if next() % 2 == 0 { Machine::X86_64 } else { Machine::Arm64 };
         let extreme = [0, u64::MAX, made.start(), TOP - 8][usize::try_from(next() % 4).unwrap()];
-        let registers = Registers { frame: extreme, link: Some(next()), stack: if next() % 8 == 0 { extreme } else { made.start() }, instruction: CODE };
+        let registers = Registers {
+            frame: extreme,
+            link: Some(next()),
+            stack: if next() % 8 == 0 { extreme } else { made.start() },
+            instruction: CODE,
+        };
         let copied = Copied { start: registers.stack, bytes: &bytes };
-        let walked = walk(machine, registers, copied, |at| (at < 9).then_some(CODE), |_| match next() % 8 {
-            0 => Known::Nothing,
-            1 => Known::Code,
-            2 => Known::Go { delta: Some(8), role: Role::AsyncPreempt },
-            3 => Known::Go { delta: None, role: Role::Mcall },
-            4 => go(u32::MAX),
-            _ => go(u32::try_from(next() % 8 * 8).unwrap()),
-        });
+        let walked = walk(
+            machine,
+            registers,
+            copied,
+            |at| (at < 9).then_some(CODE),
+            |_| match next() % 8 {
+                0 => Known::Nothing,
+                1 => Known::Code,
+                2 => Known::Go { delta: Some(8), role: Role::AsyncPreempt },
+                3 => Known::Go { delta: None, role: Role::Mcall },
+                4 => go(u32::MAX),
+                _ => go(u32::try_from(next() % 8 * 8).unwrap()),
+            },
+        );
         assert!(walked.added <= ADDED_MAX && walked.addresses().len() <= ADDED_MAX + 4);
         assert!(walked.resume <= 10 && walked.addresses()[0] == CODE);
     }
