@@ -8,5 +8,7 @@ pub mod capture;
 pub mod counts;
 pub mod fetch;
 pub mod gopprof;
+pub mod history;
 pub mod perf;
+pub mod pods;
 pub mod symbols;
