@@ -225,11 +225,9 @@ fn write_frames(out: &mut Vec<u8>, frames: &[FrameKey]) {
 
 fn write_nodes(out: &mut Vec<u8>, nodes: &[Node], first: usize) {
     put_size(out, nodes.len());
-    let mut own = u64::try_from(first).unwrap_or(u64::MAX);
-    for (parent, _) in nodes {
+    for (own, (parent, _)) in (u64::try_from(first).unwrap_or(u64::MAX)..).zip(nodes) {
         // Mostly the node right before.
         put(out, own.saturating_sub(u64::from(*parent)));
-        own += 1;
     }
     let mut frames = 0;
     for (_, frame) in nodes {

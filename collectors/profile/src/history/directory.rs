@@ -5,6 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ use super::{Boot, Limits};
 
 /// Segments at a time: a writer that is started anew each minute leaves one each time.
 const SEGMENTS_MAX: usize = 1_024;
+/// Numbers a reader looks for, back from the newest: twice that, for those that are removed and made meanwhile.
+const LISTED_MAX: u32 = 2_048;
 /// Entries of the directory looked at: more than the ring leaves there, few enough not to stall.
 const ENTRIES_MAX: usize = 65_536;
 /// What a file system gives out at a time.
@@ -69,7 +72,7 @@ impl Directory {
             TryLockError::WouldBlock => Trouble::Locked,
             TryLockError::Error(error) => error.into(),
         })?;
-        self.known = list(&self.path)?.into_iter().map(|id| known(&self.path, id)).collect();
+        self.known = list(&self.path)?.into_iter().flatten().filter_map(|id| known(&self.path, id)).collect();
         self.lock = Some(lock);
         Ok(())
     }
@@ -163,7 +166,7 @@ impl Directory {
         let free = fs.f_bavail.saturating_mul(fs.f_frsize);
         let all = fs.f_blocks.saturating_mul(fs.f_frsize);
         let kept = self.limits.free_bytes.max((all / 100).saturating_mul(self.limits.free_percent));
-        if free < kept.saturating_add(more) { Err(Trouble::Guard) } else { Ok(()) }
+        if free.saturating_sub(more) < kept { Err(Trouble::Guard) } else { Ok(()) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -186,25 +189,29 @@ pub(super) fn age_ns((boot, end): (Boot, Stamp), (now_boot, now): (Boot, Stamp))
     now.wall_ns.saturating_sub(end.wall_ns).max(now.mono_ns)
 }
 
-/// Numbers of the segments in a directory, ascending; the newest, if there are more than anybody wrote.
-pub(super) fn list(path: &Path) -> io::Result<Vec<u32>> {
+/// Numbers that segments in a directory may have, ascending; the newest, if there are more than anybody wrote.
+///
+/// A listing taken while files come may have a later one and not an earlier one. The writer leaves out no number, so
+/// those in between are named too, and found or not when they are opened.
+pub(super) fn list(path: &Path) -> io::Result<Option<RangeInclusive<u32>>> {
     let entries = fs::read_dir(path)?.take(ENTRIES_MAX).flatten();
     let mut ids: Vec<u32> = entries.filter_map(|entry| file::id(entry.file_name().to_str()?)).collect();
     ids.sort_unstable();
-    let surplus = ids.len().saturating_sub(2 * SEGMENTS_MAX);
-    Ok(ids.split_off(surplus))
+    let ends = ids.first().zip(ids.last());
+    Ok(ends.map(|(first, last)| (*first).max(last.saturating_sub(LISTED_MAX))..=*last))
 }
 
-fn known(path: &Path, id: u32) -> Known {
+/// `None`: there is no such file.
+fn known(path: &Path, id: u32) -> Option<Known> {
     let path = path.join(file::name(id));
-    let bytes = fs::symlink_metadata(&path).map_or(0, |metadata| metadata.len());
+    let bytes = fs::symlink_metadata(&path).ok()?.len();
     let end = file::Source::open(&path, None).ok().and_then(|source| {
         let index = source.index().ok()?;
         let last = index.blocks.last().and_then(|(_, block)| block.windows.last());
         let end = last.map_or(index.header.at, |last| last.at.plus_ns(last.duration_ns));
         Some((index.header.boot, end))
     });
-    Known { id, bytes, end }
+    Some(Known { id, bytes, end })
 }
 
 /// A number to tell one run of the writer from the next.

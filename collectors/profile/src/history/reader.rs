@@ -106,7 +106,7 @@ impl Reader {
         let ids = match directory::list(path) {
             Ok(ids) => ids,
             // A disk that refuses everything must not hide what is in memory.
-            Err(error) if error.kind() == io::ErrorKind::NotFound || !unwritten.is_empty() => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound || !unwritten.is_empty() => None,
             Err(source) => return Err(ReadError::Io { path: path.to_owned(), source }),
         };
         let mut reader = Reader {
@@ -118,7 +118,7 @@ impl Reader {
         let (named, nameless): (Vec<Unwritten>, Vec<Unwritten>) =
             unwritten.into_iter().partition(|segment| segment.id.is_some());
         let mut version = None;
-        for id in ids {
+        for id in ids.into_iter().flatten() {
             let tail = named.iter().find(|segment| segment.id == Some(id));
             let tail = tail.map(|segment| (segment.at, segment.bytes.clone()));
             version = reader.add_file(id, tail).or(version);
