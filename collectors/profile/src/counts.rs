@@ -28,7 +28,45 @@ pub fn of(stacks: &Stacks) -> FunctionCounts {
         let value = u64::try_from(sample.value).unwrap_or(0);
         tally.add(at, &names.path(stacks, &sample.frames), Weight { value, observed });
     }
-    tally.finish(stacks, &names)
+    tally.finish(&Head { kind: stacks.kind, duration_ns: stacks.duration_ns, period: stacks.period }, &names)
+}
+
+/// One of several windows that were added up into one profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Length, nanoseconds.
+    pub duration_ns: u64,
+    /// Value that one sample stands for.
+    pub period: u64,
+    /// (index into the samples of the whole, value, count).
+    pub shares: Vec<(u32, i64, i64)>,
+}
+
+/// Counts of each window of `stacks`, whose own values are not looked at. A share of nothing is left out.
+#[must_use]
+pub fn of_windows(stacks: &Stacks, windows: &[Window]) -> Vec<FunctionCounts> {
+    let names = Named::of(stacks);
+    let paths: Vec<Vec<usize>> =
+        stacks.samples.iter().map(|sample| names.path(stacks, &sample.frames)).collect();
+    let count = |window: &Window| {
+        let mut tally = Tally::new(names.list.len());
+        for (at, (sample, value, count)) in window.shares.iter().enumerate() {
+            if let Some(path) = usize::try_from(*sample).ok().and_then(|sample| paths.get(sample)) {
+                let observed = observations(stacks, *value, *count);
+                tally.add(at, path, Weight { value: u64::try_from(*value).unwrap_or(0), observed });
+            }
+        }
+        let Window { duration_ns, period, .. } = *window;
+        tally.finish(&Head { kind: stacks.kind, duration_ns, period }, &names)
+    };
+    windows.iter().map(count).collect()
+}
+
+/// What counts say of the profile they are of.
+struct Head {
+    kind: ProfileKind,
+    duration_ns: u64,
+    period: u64,
 }
 
 /// How many observations a sample stands for; see [`of`].
@@ -158,7 +196,7 @@ impl Tally {
         }
     }
 
-    fn finish(self, stacks: &Stacks, names: &Named<'_>) -> FunctionCounts {
+    fn finish(self, head: &Head, names: &Named<'_>) -> FunctionCounts {
         let mut kept: Vec<usize> =
             self.rows.iter().enumerate().filter(|(_, row)| row.seen > 0).map(|(at, _)| at).collect();
         let total = |at: &usize| self.rows.get(*at).map_or(0, |row| row.total);
@@ -182,7 +220,7 @@ impl Tally {
                 })
             })
             .collect();
-        let samples = match stacks.kind {
+        let samples = match head.kind {
             ProfileKind::Heap | ProfileKind::Alloc | ProfileKind::OffCpu if self.squares > 0.0 => {
                 let sum = to_f64(i64::try_from(self.total).unwrap_or(i64::MAX));
                 to_count((sum * sum / self.squares).min(self.observed))
@@ -190,12 +228,12 @@ impl Tally {
             _ => to_count(self.observed),
         };
         FunctionCounts {
-            kind: stacks.kind,
-            duration_ns: match stacks.kind {
-                ProfileKind::Cpu | ProfileKind::OffCpu => stacks.duration_ns,
+            kind: head.kind,
+            duration_ns: match head.kind {
+                ProfileKind::Cpu | ProfileKind::OffCpu => head.duration_ns,
                 ProfileKind::Heap | ProfileKind::Alloc | ProfileKind::Goroutine => 0,
             },
-            period: if stacks.kind == ProfileKind::Cpu { stacks.period } else { 0 },
+            period: if head.kind == ProfileKind::Cpu { head.period } else { 0 },
             total: self.total,
             samples,
             functions,
