@@ -59,8 +59,13 @@ fn measure(path: &Path) -> Outcome {
     println!("headers in {:.2?}; debug information of its own or in {separate:?}", began.elapsed());
     let began = Instant::now();
     let count = symbols.symbols();
-    println!("{count} functions in {:.2?}, {} KiB of heap", began.elapsed(), heap_kib()?.saturating_sub(before));
-    let code = symbols.elf().segments.iter().filter(|segment| segment.is_executable()).map(|segment| segment.span);
+    println!(
+        "{count} functions in {:.2?}, {} KiB of heap",
+        began.elapsed(),
+        heap_kib()?.saturating_sub(before)
+    );
+    let code =
+        symbols.elf().segments.iter().filter(|segment| segment.is_executable()).map(|segment| segment.span);
     let code = code.max_by_key(|span| span.length).ok_or("no code")?;
     let spread: Vec<u64> = (0..LOOK_UPS).map(|at| code.address + at * STRIDE % code.length).collect();
     let began = Instant::now();
@@ -114,7 +119,11 @@ fn kernel() -> Outcome {
     let began = Instant::now();
     let symbols = KernelSymbols::read()?;
     let took = began.elapsed();
-    println!("{} functions of the kernel in {took:.2?}, {} KiB of heap", symbols.len(), heap_kib()?.saturating_sub(before));
+    println!(
+        "{} functions of the kernel in {took:.2?}, {} KiB of heap",
+        symbols.len(),
+        heap_kib()?.saturating_sub(before)
+    );
     Ok(())
 }
 

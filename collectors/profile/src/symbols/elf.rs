@@ -94,6 +94,8 @@ pub struct Segment {
     /// Where.
     pub span: Span,
     flags: u32,
+    /// Bytes in memory: more than in the file where zeros follow, and where the file has nothing but debug information.
+    memory: u64,
 }
 
 impl Segment {
@@ -195,7 +197,9 @@ impl Elf {
                 return Err(ElfError::Damaged("a segment is"));
             }
             match u32_at(raw, 0) {
-                SEGMENT_LOAD => self.segments.push(Segment { span, flags: u32_at(raw, 4) }),
+                SEGMENT_LOAD => {
+                    self.segments.push(Segment { span, flags: u32_at(raw, 4), memory: u64_at(raw, 40) });
+                }
                 SEGMENT_DYNAMIC => self.dynamic = Some(span),
                 SEGMENT_NOTE => self.notes.push(span),
                 _ => {}
@@ -206,11 +210,10 @@ impl Elf {
 
     /// From the first to behind the last address of code, if that is less than 4 GiB: distances then fit 32 bits.
     pub(super) fn code(&self) -> Option<std::ops::Range<u64>> {
-        let code = self.segments.iter().filter(|segment| segment.is_executable()).map(|segment| segment.span);
         let (mut start, mut end) = (u64::MAX, 0);
-        for span in code {
-            start = start.min(span.address);
-            end = end.max(span.address.saturating_add(span.length));
+        for segment in self.segments.iter().filter(|segment| segment.is_executable()) {
+            start = start.min(segment.span.address);
+            end = end.max(segment.span.address.saturating_add(segment.memory));
         }
         (start < end && end - start <= u64::from(u32::MAX)).then_some(start..end)
     }

@@ -101,7 +101,8 @@ impl JitSymbols {
 
     fn add(&mut self, start: u64, function: Function) {
         let before = self.functions.range(..start).next_back();
-        let mut gone: Vec<u64> = before.filter(|(_, f)| f.end > start).map(|(start, _)| *start).into_iter().collect();
+        let mut gone: Vec<u64> =
+            before.filter(|(_, f)| f.end > start).map(|(start, _)| *start).into_iter().collect();
         gone.extend(self.functions.range(start..function.end).map(|(start, _)| *start));
         for start in gone {
             self.functions.remove(&start);
@@ -158,7 +159,8 @@ fn function(line: &[u8]) -> Option<(u64, Function)> {
     };
     let (start, size) = (number()?, number()?);
     let name = words.next()?.trim().trim_matches('\0');
-    let end = start.checked_add(size).filter(|_| size > 0 && size <= FUNCTION_BYTES_MAX && !name.is_empty())?;
+    let end =
+        start.checked_add(size).filter(|_| size > 0 && size <= FUNCTION_BYTES_MAX && !name.is_empty())?;
     let cut = (0..=name.len().min(NAME_BYTES_MAX)).rev().find(|end| name.is_char_boundary(*end))?;
     Some((start, Function { end, name: name.get(..cut)?.into() }))
 }
@@ -173,7 +175,9 @@ mod tests {
 
     #[test]
     fn a_list_is_read_line_by_line() {
-        let symbols = read("7f0010 20 LazyCompile:~f a.js:1\n0x7f0040 0x8 g\nno line\n1 zz h\n7f0050 0 empty\n7f0060 4 last");
+        let symbols = read(
+            "7f0010 20 LazyCompile:~f a.js:1\n0x7f0040 0x8 g\nno line\n1 zz h\n7f0050 0 empty\n7f0060 4 last",
+        );
         assert_eq!(symbols.name(0x7f_000f), None);
         assert_eq!(symbols.name(0x7f_0010), Some("LazyCompile:~f a.js:1"));
         assert_eq!(symbols.name(0x7f_002f), Some("LazyCompile:~f a.js:1"));

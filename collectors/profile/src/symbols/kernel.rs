@@ -49,8 +49,12 @@ pub enum KernelError {
 
 fn cure(restrict: &Option<u8>) -> &'static str {
     match *restrict {
-        Some(2..) => "kernel.kptr_restrict is 2, which hides them from everybody; set it to 1 and grant CAP_SYSLOG",
-        Some(1) => "grant CAP_SYSLOG, or set kernel.kptr_restrict to 0 and kernel.perf_event_paranoid to at most 1",
+        Some(2..) => {
+            "kernel.kptr_restrict is 2, which hides them from everybody; set it to 1 and grant CAP_SYSLOG"
+        }
+        Some(1) => {
+            "grant CAP_SYSLOG, or set kernel.kptr_restrict to 0 and kernel.perf_event_paranoid to at most 1"
+        }
         _ => "grant CAP_SYSLOG, or set kernel.perf_event_paranoid to at most 1",
     }
 }
@@ -124,7 +128,9 @@ impl KernelSymbols {
             if !line.is_function() || line.address == 0 {
                 continue;
             }
-            if raw.len() >= FUNCTIONS_MAX || symbols.names.len() + line.name.len() + line.module.len() + 4 > NAMES_BYTES_MAX {
+            if raw.len() >= FUNCTIONS_MAX
+                || symbols.names.len() + line.name.len() + line.module.len() + 4 > NAMES_BYTES_MAX
+            {
                 return Err(KernelError::TooMany);
             }
             raw.push(Raw {
@@ -181,7 +187,9 @@ impl KernelSymbols {
     /// The function at an address: `name`, or `name [module]`.
     #[must_use]
     pub fn name(&self, address: u64) -> Option<String> {
-        if let Some((_, made)) = self.made.range(..=address).next_back().filter(|(_, made)| address < made.end) {
+        if let Some((_, made)) =
+            self.made.range(..=address).next_back().filter(|(_, made)| address < made.end)
+        {
             return Some(made.name.to_string());
         }
         let after = self.entries.partition_point(|entry| entry.start <= address);
@@ -385,7 +393,8 @@ mod tests {
                 names.entry(address).or_default().push(name);
             }
         }
-        let agree = names.iter().filter(|(at, names)| symbols.name(**at).is_some_and(|name| names.contains(&name)));
+        let agree =
+            names.iter().filter(|(at, names)| symbols.name(**at).is_some_and(|name| names.contains(&name)));
         let (agree, all) = (agree.count(), names.len());
         println!("{agree} of {all} addresses of functions have a name of the kernel's own list");
         assert!(agree * 1_000 >= all * 999 && all > 1_000, "{agree} of {all}");

@@ -19,7 +19,7 @@ use std::{cell::RefCell, fs::File, path::Path};
 use super::{
     elf::{Elf, ElfError},
     file::{self, ReadAt, ReadError, Windows},
-    gopclntab::{Frame, Pc, Source},
+    gopclntab::{Frame, Pc},
 };
 use dwarf::{Answer, Dwarf, Flaw, Found};
 use store::{Shared, Store};
@@ -222,7 +222,10 @@ impl<R: ReadAt> NativeSymbols<R> {
         let symbol = if needs_symbol { self.symbol(pc)? } else { None };
         let mut frames: Vec<Frame> = answer.functions.into_iter().map(frame).collect();
         match (frames.last_mut(), symbol) {
-            (Some(last), Some(symbol)) => last.function = symbol.name,
+            // One that was not mangled has no more to say, but perhaps which part of the function it is.
+            (Some(last), Some(symbol)) if last.function.is_empty() || is_mangled(&symbol.name) => {
+                last.function = symbol.name;
+            }
             (None, Some(symbol)) => frames.push(Frame {
                 function: symbol.name,
                 source: answer.source,
@@ -250,7 +253,8 @@ impl<R: ReadAt> NativeSymbols<R> {
 
     /// The file whose symbol table is used: one with `.symtab`, else the one that runs.
     fn with_table(&mut self) -> Option<&mut Image<R>> {
-        let is_main = self.main.has(".symtab") || !self.separate.as_ref().is_some_and(|file| file.has(".symtab"));
+        let is_main =
+            self.main.has(".symtab") || !self.separate.as_ref().is_some_and(|file| file.has(".symtab"));
         let image = if is_main { Some(&mut self.main) } else { self.separate.as_mut() }?;
         image.load_table(&mut self.shortfalls);
         Some(image)
@@ -271,10 +275,14 @@ impl<R: ReadAt> NativeSymbols<R> {
     }
 }
 
+/// Was a demangled name mangled: has it a scope or parameters?
+fn is_mangled(name: &str) -> bool {
+    name.contains("::") || name.contains('(')
+}
+
 fn frame(found: Found) -> Frame {
     let Found { described, source, inlined } = found;
     let function = described.symbol.or(described.name).map(|name| demangle::demangle(&name));
-    let source: Option<Source> = source;
     Frame {
         function: function.unwrap_or_default(),
         source,

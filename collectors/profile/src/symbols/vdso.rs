@@ -3,12 +3,7 @@
 //! Owns a copy of our own process's: one kernel maps the same image into all processes of one kind. Refuses ranges of
 //! another size, as a 32-bit process has them, for whose image we have no copy.
 
-use std::{
-    fs::File,
-    io,
-    ops::Range,
-    os::unix::fs::FileExt,
-};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 
 use super::{
     elf::Mapped,
@@ -135,7 +130,11 @@ mod tests {
             }
         }
         assert!(names.iter().any(|name| name.contains("clock_gettime")), "{names:?}");
-        assert!(vdso.frames(&(there.start..there.end + 4_096), Pc::Sampled(there.start + 2_048)).unwrap().is_empty());
+        assert!(
+            vdso.frames(&(there.start..there.end + 4_096), Pc::Sampled(there.start + 2_048))
+                .unwrap()
+                .is_empty()
+        );
         assert!(vdso.frames(&there, Pc::Sampled(there.start)).unwrap().is_empty(), "headers are no code");
         assert!(vdso.frames(&there, Pc::Return(0)).unwrap().is_empty());
     }

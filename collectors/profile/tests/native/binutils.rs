@@ -25,6 +25,25 @@ impl Told {
     }
 }
 
+/// What addr2line is known to say differently: the file of code that was optimized as a whole is `<artificial>`, and where
+/// debug information has no mangled names the symbol of the whole function is said to be the innermost call.
+pub(crate) fn forgive(ours: &mut [Told], theirs: &[Told]) {
+    for (ours, theirs) in ours.iter_mut().zip(theirs) {
+        if let Some(line) = theirs.place.strip_prefix("<artificial>:")
+            && ours.place.ends_with(&format!(":{line}"))
+        {
+            ours.place.clone_from(&theirs.place);
+        }
+    }
+    if let [first, .., last] = ours
+        && let [their_first, .., their_last] = theirs
+        && last.function == their_first.function
+    {
+        first.function.clone_from(&their_first.function);
+        last.function.clone_from(&their_last.function);
+    }
+}
+
 /// Demanglers differ in blanks, and in how they spell the same thing.
 fn plain(name: &str) -> String {
     name.replace(' ', "")
@@ -64,7 +83,9 @@ pub(crate) fn functions(file: &Path) -> BTreeMap<u64, (u64, Vec<String>)> {
 /// Rust's older names end in a hash, which we leave out.
 fn without_hash(name: &str) -> String {
     match name.rsplit_once("::h") {
-        Some((name, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => name.to_owned(),
+        Some((name, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            name.to_owned()
+        }
         _ => name.to_owned(),
     }
 }

@@ -33,7 +33,8 @@ pub(crate) fn build(compiler: &str, name: &str, sources: &[&str], flags: &[&str]
         .arg("-o")
         .arg(&program)
         .status();
-    let status = status.unwrap_or_else(|error| panic!("{compiler} is missing (install gcc and g++): {error}"));
+    let status =
+        status.unwrap_or_else(|error| panic!("{compiler} is missing (install gcc and g++): {error}"));
     assert!(status.success(), "{compiler} cannot build {name}");
     program
 }

@@ -30,7 +30,8 @@ impl<'a> Line<'a> {
             Some(tab) => (rest.get(..tab)?, rest.get(tab + 1..)?),
             None => (rest, &[][..]),
         };
-        let module = module.strip_prefix(b"[").and_then(|module| module.strip_suffix(b"]")).unwrap_or_default();
+        let module =
+            module.strip_prefix(b"[").and_then(|module| module.strip_suffix(b"]")).unwrap_or_default();
         (!name.is_empty()).then_some(Line { address, kind, name, module })
     }
 
@@ -40,7 +41,8 @@ impl<'a> Line<'a> {
 
     /// The least is the best of several names for one address: marks of the linker are the worst.
     pub(super) fn rank(&self) -> u8 {
-        let is_mark = [&b"_text"[..], b"_stext", b"_etext", b"_sinittext", b"_einittext"].contains(&self.name);
+        let is_mark =
+            [&b"_text"[..], b"_stext", b"_etext", b"_sinittext", b"_einittext"].contains(&self.name);
         match self.kind {
             _ if is_mark => 3,
             b'T' => 0,

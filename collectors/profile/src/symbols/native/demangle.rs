@@ -104,7 +104,10 @@ mod tests {
     #[test]
     fn cpp_names_keep_their_parameters() {
         check("_ZN3foo3barEi", "foo::bar(int)");
-        check("_ZNSt6vectorIiSaIiEE9push_backERKi", "std::vector<int, std::allocator<int> >::push_back(int const&)");
+        check(
+            "_ZNSt6vectorIiSaIiEE9push_backERKi",
+            "std::vector<int, std::allocator<int> >::push_back(int const&)",
+        );
     }
 
     #[test]
@@ -119,10 +122,16 @@ mod tests {
         // A pair of pairs of pairs of …: 2^60 of them.
         let mut name = "_Z1f1AIS_S_E".to_owned();
         for at in 0..30 {
-            let reference = if at < 10 { format!("S{at}_") } else { format!("S{}_", char::from(b'A' + at - 10)) };
+            let reference =
+                if at < 10 { format!("S{at}_") } else { format!("S{}_", char::from(b'A' + at - 10)) };
             name.push_str(&format!("IS{}{reference}E", &reference[1..].trim_end_matches('_')));
         }
-        for hostile in [name, format!("_Z1f{}v", "P".repeat(5_000)), format!("_R{}", "I".repeat(8_000)), "é".repeat(9_000)] {
+        for hostile in [
+            name,
+            format!("_Z1f{}v", "P".repeat(5_000)),
+            format!("_R{}", "I".repeat(8_000)),
+            "é".repeat(9_000),
+        ] {
             let out = demangle(&hostile);
             assert!(out.len() <= NAME_BYTES_MAX + 3, "{}", out.len());
         }

@@ -88,7 +88,7 @@ pub(super) struct Found {
 pub(super) struct Answer {
     pub(super) functions: Vec<Found>,
     pub(super) source: Option<Source>,
-    /// Its unit is C++, where a name without its scope is not all of it.
+    /// Its unit is C++ or Rust, where a name without its scope is not all of it.
     pub(super) is_scoped: bool,
     pub(super) flaw: Option<Flaw>,
 }
@@ -182,8 +182,13 @@ impl Dwarf {
         at: u32,
     ) -> Answer {
         store.borrow_mut().allow(UNIT_STEPS_MAX, UNIT_BYTES_MAX);
-        let mut reading =
-            Reading { sections, store, code: self.code, units: &self.units, abbreviations: &mut self.abbreviations };
+        let mut reading = Reading {
+            sections,
+            store,
+            code: self.code,
+            units: &self.units,
+            abbreviations: &mut self.abbreviations,
+        };
         let root = match reading.open(unit) {
             Ok(root) => root,
             Err(flaw) => return Answer { flaw: Some(flaw), ..Answer::default() },
@@ -261,7 +266,8 @@ impl<'a, R: ReadAt> Reading<'_, 'a, R> {
         answer.source = place.and_then(|place| files.source(place));
         let function = kept.functions.as_ref().ok().and_then(|functions| functions.find(at));
         if let Some(entry) = function {
-            match self.functions(root, (UnitOffset(u64::from(entry)), at), &mut files, answer.source.clone()) {
+            match self.functions(root, (UnitOffset(u64::from(entry)), at), &mut files, answer.source.clone())
+            {
                 Ok(functions) => answer.functions = functions,
                 Err(_) => answer.flaw = Some(self.flaw()),
             }

@@ -65,7 +65,8 @@ pub(super) struct Table {
 impl Table {
     /// Reads `.symtab`, or `.dynsym` where there is none; `None` where there is neither.
     pub(super) fn load<R: ReadAt>(file: &mut Windows<R>, elf: &Elf) -> Result<Option<Table>, Refusal> {
-        let of_kind = |kind| elf.sections.iter().find(|section| section.kind == kind && section.span.length > 0);
+        let of_kind =
+            |kind| elf.sections.iter().find(|section| section.kind == kind && section.span.length > 0);
         let Some(section) = of_kind(SECTION_SYMBOLS).or_else(|| of_kind(SECTION_DYNAMIC_SYMBOLS)) else {
             return Ok(None);
         };
@@ -157,11 +158,13 @@ fn function(elf: &Elf, symbol: &[u8], base: u64, is_whole: bool) -> Option<Raw> 
     let room = section.size.checked_sub(value - section.span.address).filter(|room| *room > 0)?;
     let start = u32::try_from(value.checked_sub(base)?).ok()?;
     let size = u32::try_from(size.min(room)).ok().filter(|size| size & SIZELESS == 0)?;
-    let rank = u8::from(size == 0) * 8 + u8::from(!is_function) * 4 + match binding {
-        LOCAL => 2,
-        WEAK => 1,
-        _ => 0,
-    };
+    let rank = u8::from(size == 0) * 8
+        + u8::from(!is_function) * 4
+        + match binding {
+            LOCAL => 2,
+            WEAK => 1,
+            _ => 0,
+        };
     let may_reach_on = is_whole && kind == KIND_FUNCTION;
     Some(Raw { entry: Entry { start, size, name }, section: index, rank, may_reach_on })
 }
@@ -175,7 +178,8 @@ fn reaching(raw: &[Raw], elf: &Elf, base: u64) -> Vec<Entry> {
             return entry;
         }
         let section = elf.sections.get(usize::from(raw.section));
-        let end = section.and_then(|section| section.span.address.checked_add(section.size)?.checked_sub(base));
+        let end =
+            section.and_then(|section| section.span.address.checked_add(section.size)?.checked_sub(base));
         let end = end.and_then(|end| u32::try_from(end).ok()).unwrap_or(0).min(next);
         let reach = if raw.may_reach_on { end.saturating_sub(entry.start) } else { 1 };
         entry.size = SIZELESS | reach.clamp(1, SIZELESS - 1);

@@ -117,13 +117,14 @@ impl Lines {
 
 /// The stretch of the rows from `first` on.
 fn sequence(rows: &mut [Row], first: usize, end: u32) -> Option<Sequence> {
-    let last = rows.len();
     let rows = rows.get_mut(first..)?;
     if !rows.is_sorted_by_key(|row| row.begin) {
         rows.sort_by_key(|row| row.begin);
     }
-    let begin = rows.first()?.begin;
-    (begin < end && rows.last()?.begin < end).then_some(Sequence { begin, end, first, last })
+    // Compilers like to say once more, at the end, which line was the last.
+    let length = rows.partition_point(|row| row.begin < end);
+    let begin = rows.get(..length)?.first()?.begin;
+    Some(Sequence { begin, end, first, last: first + length })
 }
 
 /// The rows in order, one where nothing changes, and an end behind each stretch. One that begins within another is dropped.

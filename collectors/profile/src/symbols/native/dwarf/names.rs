@@ -23,7 +23,11 @@ pub(in super::super) struct Described {
 
 impl<'a, R: ReadAt> Reading<'_, 'a, R> {
     /// Follows an entry to its name.
-    pub(super) fn describe(&mut self, root: &Root<'a, R>, entry: UnitOffset<u64>) -> gimli::Result<Described> {
+    pub(super) fn describe(
+        &mut self,
+        root: &Root<'a, R>,
+        entry: UnitOffset<u64>,
+    ) -> gimli::Result<Described> {
         let (mut described, mut entry) = (Described::default(), entry);
         let mut other: Option<Root<'a, R>> = None;
         for _ in 0..STEPS_MAX {
@@ -36,7 +40,9 @@ impl<'a, R: ReadAt> Reading<'_, 'a, R> {
                 Some(AttributeValue::DebugInfoRef(DebugInfoOffset(offset))) => {
                     let Some(unit) = self.units.at(offset) else { break };
                     let Ok(opened) = self.open(unit) else { break };
-                    let Some(within) = DebugInfoOffset(offset).to_unit_offset(&opened.unit.header) else { break };
+                    let Some(within) = DebugInfoOffset(offset).to_unit_offset(&opened.unit.header) else {
+                        break;
+                    };
                     (other, entry) = (Some(opened), within);
                 }
                 _ => break,

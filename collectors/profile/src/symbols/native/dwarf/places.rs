@@ -61,7 +61,11 @@ impl<'a, R: ReadAt> Place<'a, R> {
     }
 
     /// Where it begins, if it says so.
-    pub(super) fn low(&self, sections: &Sections<'a, R>, unit: &Unit<Piece<'a, R>>) -> gimli::Result<Option<u64>> {
+    pub(super) fn low(
+        &self,
+        sections: &Sections<'a, R>,
+        unit: &Unit<Piece<'a, R>>,
+    ) -> gimli::Result<Option<u64>> {
         match &self.low {
             Some(low) => sections.attr_address(unit, *low),
             None => Ok(None),

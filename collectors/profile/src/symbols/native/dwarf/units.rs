@@ -57,7 +57,12 @@ impl<'a, R: ReadAt> Root<'a, R> {
         header: UnitHeader<Piece<'a, R>>,
         abbreviations: Arc<Abbreviations>,
     ) -> gimli::Result<Root<'a, R>> {
-        let mut root = Root { unit: unit(sections, header, abbreviations), lines: None, place: Place::new(), language: None };
+        let mut root = Root {
+            unit: unit(sections, header, abbreviations),
+            lines: None,
+            place: Place::new(),
+            language: None,
+        };
         let (mut name, mut folder) = (None, None);
         let abbreviations = Arc::clone(&root.unit.abbreviations);
         let mut entries = root.unit.header.entries_raw(&abbreviations, None)?;
@@ -85,7 +90,7 @@ impl<'a, R: ReadAt> Root<'a, R> {
         Ok(root)
     }
 
-    /// Is it C++?
+    /// Is it C++ or Rust?
     pub(super) fn is_scoped(&self) -> bool {
         matches!(
             self.language,
@@ -96,6 +101,7 @@ impl<'a, R: ReadAt> Root<'a, R> {
                     | gimli::DW_LANG_C_plus_plus_14
                     | gimli::DW_LANG_C_plus_plus_17
                     | gimli::DW_LANG_C_plus_plus_20
+                    | gimli::DW_LANG_Rust
             )
         )
     }
@@ -196,7 +202,8 @@ impl Units {
     pub(super) fn covering(&self, at: u32) -> impl Iterator<Item = u32> + use<> {
         let before = self.ranges.partition_point(|range| range.begin <= at);
         let before = self.ranges.get(..before).unwrap_or_default().iter().rev().take(LOOKED_AT_MAX);
-        let units: Vec<u32> = before.filter(|range| at < range.end).map(|range| range.unit).take(ASKED_MAX).collect();
+        let units: Vec<u32> =
+            before.filter(|range| at < range.end).map(|range| range.unit).take(ASKED_MAX).collect();
         units.into_iter()
     }
 
