@@ -33,6 +33,7 @@ const EXECUTABLE: u32 = 1;
 const WRITABLE: u32 = 2;
 const SECTION_NOTE: u32 = 7;
 const SECTION_WITHOUT_BYTES: u32 = 8;
+const SECTION_EXECUTABLE: u64 = 4;
 
 /// Why a file is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +94,8 @@ pub struct Segment {
     /// Where.
     pub span: Span,
     flags: u32,
+    /// Bytes in memory: more than in the file where zeros follow, and where the file has nothing but debug information.
+    memory: u64,
 }
 
 impl Segment {
@@ -116,7 +119,19 @@ pub struct Section {
     pub name: String,
     /// Where; the length is 0 when it has no bytes in the file.
     pub span: Span,
-    kind: u32,
+    pub(super) kind: u32,
+    pub(super) flags: u64,
+    /// Another section that belongs to it: names, for symbols.
+    pub(super) link: u32,
+    /// Bytes in memory, also when there are none in the file.
+    pub(super) size: u64,
+}
+
+impl Section {
+    /// Is it code?
+    pub(super) fn is_executable(&self) -> bool {
+        self.flags & SECTION_EXECUTABLE != 0
+    }
 }
 
 /// The layout of an ELF file.
@@ -182,13 +197,25 @@ impl Elf {
                 return Err(ElfError::Damaged("a segment is"));
             }
             match u32_at(raw, 0) {
-                SEGMENT_LOAD => self.segments.push(Segment { span, flags: u32_at(raw, 4) }),
+                SEGMENT_LOAD => {
+                    self.segments.push(Segment { span, flags: u32_at(raw, 4), memory: u64_at(raw, 40) });
+                }
                 SEGMENT_DYNAMIC => self.dynamic = Some(span),
                 SEGMENT_NOTE => self.notes.push(span),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// From the first to behind the last address of code, if that is less than 4 GiB: distances then fit 32 bits.
+    pub(super) fn code(&self) -> Option<std::ops::Range<u64>> {
+        let (mut start, mut end) = (u64::MAX, 0);
+        for segment in self.segments.iter().filter(|segment| segment.is_executable()) {
+            start = start.min(segment.span.address);
+            end = end.max(segment.span.address.saturating_add(segment.memory));
+        }
+        (start < end && end - start <= u64::from(u32::MAX)).then_some(start..end)
     }
 
     /// The section of this name, if it has bytes.
@@ -267,20 +294,28 @@ fn sections<R: ReadAt>(file: &mut Windows<R>, header: &[u8]) -> Result<Vec<Secti
     let mut sections = Vec::new();
     for at in 0..count {
         let raw = entry(file, table, at, SECTION_BYTES)?;
-        let (name_at, kind, mut span) = (u64::from(u32_at(raw, 0)), u32_at(raw, 4), span_of(raw));
-        if kind == SECTION_WITHOUT_BYTES {
-            span.length = 0;
+        let (name_at, mut section) = (u64::from(u32_at(raw, 0)), section_of(raw));
+        if section.kind == SECTION_WITHOUT_BYTES {
+            section.span.length = 0;
         }
+        let span = section.span;
         if span.offset.checked_add(span.length).is_none_or(|end| end > file.length())
             || name_at >= names.length
         {
             return Err(ElfError::Damaged("a section is"));
         }
         let offset = names.offset.checked_add(name_at).ok_or(ElfError::Damaged("a name is"))?;
-        let name = file.text(offset, NAME_BYTES_MAX)?.map(|name| name.into_owned()).unwrap_or_default();
-        sections.push(Section { name, span, kind });
+        section.name = file.text(offset, NAME_BYTES_MAX)?.map(|name| name.into_owned()).unwrap_or_default();
+        sections.push(section);
     }
     Ok(sections)
+}
+
+/// All of a section but its name.
+fn section_of(raw: &[u8]) -> Section {
+    let span = span_of(raw);
+    let (kind, flags, link) = (u32_at(raw, 4), u64_at(raw, 8), u32_at(raw, 40));
+    Section { name: String::new(), span, kind, flags, link, size: span.length }
 }
 
 fn span_of(section: &[u8]) -> Span {

@@ -63,7 +63,7 @@ pub enum Pc {
 }
 
 impl Pc {
-    fn instruction(self) -> u64 {
+    pub(super) fn instruction(self) -> u64 {
         match self {
             Pc::Sampled(address) => address,
             Pc::Return(address) => address.saturating_sub(1),
