@@ -23,6 +23,8 @@ mod binary;
 mod command_line;
 // `agent --profile`: line one, files, and who may not.
 mod profile_command;
+// Profiles as files: what other tools and `agent diff` and `view` make of them.
+mod profile_files;
 // Every release line: metrics, probes, board and check, over each protocol and compression.
 mod versions;
 // Members killed, frozen and deposed: probes tell which, and no rollout is blamed.
