@@ -31,6 +31,9 @@ function packageColour(name, file) {
   if (!colour) {
     let hash = 2166136261;
     for (let i = 0; i < key.length; i++) hash = Math.imul(hash ^ key.charCodeAt(i), 16777619) >>> 0;
+    // Paths that differ in few letters must not have like hues.
+    hash = Math.imul(hash ^ (hash >>> 15), 0x2c1b3c6d) >>> 0;
+    hash = (hash ^ (hash >>> 13)) >>> 0;
     // The runtime and the kernel's edge are grey, a module has a hue of its own.
     const quiet = /^(runtime|internal\/|syscall|sync)/.test(key);
     const hue = hash % 360;
@@ -76,6 +79,7 @@ function place(p, tree, root, width, shift) {
   const whole = weight(p, tree.total[root], tree.totalBefore[root]) || 1;
   const scale = width / whole;
   const base = tree.depth[root];
+  const hits = state.hits && state.hits.tree === tree ? state.hits.before : null;
   const next = [];
   next[shift] = 0;
   const boxes = [];
@@ -87,8 +91,9 @@ function place(p, tree, root, width, shift) {
     next[depth] = x + w;
     if (w < THIN) {
       const last = boxes[boxes.length - 1];
-      if (last && last.dust && last.row === depth && x - (last.x + last.w) < 0.01) last.w += w;
-      else boxes.push({ x, w, row: depth, i, dust: true });
+      const hit = hits !== null && hits[tree.end[i]] > hits[i];
+      if (last && last.dust && last.row === depth && last.hit === hit && x - (last.x + last.w) < 0.01) last.w += w;
+      else boxes.push({ x, w, row: depth, i, dust: true, hit });
       i = tree.end[i];
     } else {
       boxes.push({ x, w, row: depth, i, dust: false });
@@ -154,9 +159,14 @@ function draw() {
   }
 }
 
-function drawBox(tree, { x, w, i, dust, dimmed }, y) {
+function drawBox(tree, { x, w, i, dust, hit, dimmed }, y) {
   const p = profile();
   if (dust) {
+    if (hit) {
+      pen.fillStyle = colours.hit;
+      pen.fillRect(x, y, Math.max(w, 1.5), ROW - 1);
+      return;
+    }
     if (w < 0.3) return;
     pen.fillStyle = colours.dust;
     pen.fillRect(x, y, Math.max(w, 0.5), ROW - 1);

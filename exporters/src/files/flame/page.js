@@ -31,7 +31,7 @@ canvas.addEventListener('contextmenu', (event) => {
 });
 scroll.addEventListener('scroll', redraw);
 new ResizeObserver(redraw).observe(scroll);
-dark.addEventListener('change', () => { readColours(); makeHatch(); refresh(); });
+dark.addEventListener('change', () => { readColours(); makeHatch(); summary(); refresh(); });
 
 // ---- search ----------------------------------------------------------------------------------------------------------
 
@@ -39,6 +39,7 @@ function search(text) {
   state.search = text;
   const p = profile();
   state.matches = null;
+  state.hits = null;
   $('found').textContent = '';
   if (text) {
     const pattern = text.match(/^\/(.+)\/$/);
@@ -55,10 +56,13 @@ function search(text) {
     state.matches = new Set();
     const present = p.functions.map((row) => row.name).concat(p.process ? [] : [...p.owners]);
     for (const at of present) if (test(p.names[at])) state.matches.add(at);
+    const { tree } = p;
+    // How many matches stand before each node, so that a frame too thin to be drawn can say that it holds some.
+    state.hits = { tree, before: new Int32Array(tree.depth.length + 1) };
+    for (let i = 0; i < tree.depth.length; i++) state.hits.before[i + 1] = state.hits.before[i] + (state.matches.has(tree.name[i]) ? 1 : 0);
     // Outermost matches only: nothing is counted twice.
     let now = 0;
     let then = 0;
-    const { tree } = p;
     for (let i = 1; i < tree.depth.length;) {
       if (state.matches.has(tree.name[i])) {
         now += tree.total[i];
@@ -68,7 +72,7 @@ function search(text) {
         i++;
       }
     }
-    $('found').textContent = `${state.matches.size.toLocaleString('en')} names, ${share(now, p.whole.after)}`
+    $('found').textContent = `${state.matches.size.toLocaleString('en')} ${state.matches.size === 1 ? 'name' : 'names'}, ${share(now, p.whole.after)}`
       + (p.diff ? ` (before ${share(then, p.whole.before)})` : '');
   }
 }
@@ -88,6 +92,13 @@ $('search').addEventListener('keydown', (event) => {
 });
 
 // ---- tables ----------------------------------------------------------------------------------------------------------
+
+// Where there is little room the path of a name goes first; type arguments and receivers hold paths of their own.
+function pathAndName(name) {
+  const end = name.search(/[[(<]/);
+  const slash = name.lastIndexOf('/', end > 0 ? end : name.length);
+  return slash > 0 ? [el('span', { class: 'path' }, name.slice(0, slash + 1)), name.slice(slash + 1)] : [name];
+}
 
 function renderTable(pick) {
   const p = profile();
@@ -115,7 +126,7 @@ function renderTable(pick) {
   }));
   const most = Math.max(1, ...rows.slice(0, TABLE_ROWS).map((row) => Math.abs(change(row))));
   const body = rows.slice(0, TABLE_ROWS).map((row) => {
-    const name = el('button', { title: p.names[row.name] + (p.files[row.name] ? '\n' + p.files[row.name] : '') }, p.names[row.name]);
+    const name = el('button', { title: p.names[row.name] + (p.files[row.name] ? '\n' + p.files[row.name] : '') }, ...pathAndName(p.names[row.name]));
     name.addEventListener('click', () => openSandwich(row.name));
     const cells = [
       el('td', {}, name), el('td', {}, share(row.own, p.whole.after)),
@@ -187,7 +198,8 @@ function listProcesses() {
 }
 // How sure a share is: 95 % of a binomial proportion. Shown for one of 10 %, where it matters.
 function margin(samples) {
-  return samples > 0 ? `, a share of 10 % is sure to ±${(196 * Math.sqrt(0.09 / samples)).toFixed(1)} pp` : '';
+  const points = 196 * Math.sqrt(0.09 / samples);
+  return samples > 0 ? `, a share of 10 % is sure to ±${points.toFixed(points < 0.1 ? 2 : 1)} pp` : '';
 }
 function missing(f) {
   const parts = [];

@@ -158,7 +158,7 @@ const KINDS = {
 
 const profiles = data.profiles.map(load);
 const state = {
-  at: 0, view: 'graph', direction: 'icicle', width: 'both', zoom: 0, focus: 0, hover: null, search: '', matches: null,
+  at: 0, view: 'graph', direction: 'icicle', width: 'both', zoom: 0, focus: 0, hover: null, search: '', matches: null, hits: null,
   sandwich: null, row: 0, sort: { key: null, down: true }, process: null,
 };
 const profile = () => onlyProcess(profiles[state.at], state.process);
