@@ -3,12 +3,15 @@
 mod again;
 mod boost;
 mod check;
+mod diff;
 mod mark;
+mod opened;
 mod profile;
 mod replay;
 mod run;
 mod validate;
 mod verb;
+mod view;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -99,6 +102,10 @@ enum Command {
     Validate(Source),
     /// Profile the local etcd for 10 s and say what the bottleneck is (also `agent --profile`).
     Profile(profile::Profile),
+    /// Compare two profiles: which functions take more or less, beyond what sampling explains.
+    Diff(diff::Diff),
+    /// Show a profile: its heaviest functions here, its flame graph as a page.
+    View(view::View),
     /// Tell the running agent that something was changed on purpose.
     Mark(mark::Mark),
     /// Let the running agent probe its members faster for a while.
@@ -157,6 +164,8 @@ fn dispatch(command: Command) -> Ended {
         Command::Check(check) => check::check(&check),
         Command::Validate(source) => validate::validate(&source),
         Command::Profile(arguments) => profile::profile(&arguments),
+        Command::Diff(diff) => diff::diff(&diff),
+        Command::View(view) => view::view(&view),
         Command::Mark(mark) => mark::mark(&mark),
         Command::Boost(boost) => boost::boost(&boost),
         Command::Record(record) => run::run(&record.source, Some(&record.file)),

@@ -64,8 +64,8 @@ pub struct Artefact {
     pub bytes: Vec<u8>,
 }
 
-/// All files of a capture: `{cpu,heap,goroutine}.pb.gz`, the same of the baseline as `*.before.pb.gz`, `cpu.folded` and
-/// `flame.html`. A kind that was not captured has no file.
+/// All files of a capture: `{cpu,off_cpu,heap,alloc,goroutine}.pb.gz`, the same of the baseline as `*.before.pb.gz`,
+/// `{cpu,off_cpu}.folded` and `flame.html`. A kind that was not captured has no file.
 ///
 /// # Errors
 /// [`FilesError::Encode`].
@@ -82,8 +82,10 @@ pub fn render(
     for stacks in before.iter().flat_map(|set| set.stacks.iter()) {
         add(format!("{}.before.pb.gz", word(stacks.kind)), pprof::encode(stacks));
     }
-    if let Some(cpu) = find(after, ProfileKind::Cpu) {
-        add("cpu.folded".to_owned(), folded::encode(cpu).into_bytes());
+    for kind in [ProfileKind::Cpu, ProfileKind::OffCpu] {
+        if let Some(stacks) = find(after, kind) {
+            add(format!("{}.folded", word(kind)), folded::encode(stacks).into_bytes());
+        }
     }
     let pairs: Vec<(Option<&Stacks>, &Stacks)> =
         after.stacks.iter().map(|now| (before.and_then(|set| find(set, now.kind)), now)).collect();
@@ -108,6 +110,17 @@ pub fn write_capture(
     files.iter().map(|file| write_file(dir, file)).collect()
 }
 
+/// Writes one file with mode 0600, whole or not at all; a file or link of that name is replaced, its folder must be there.
+///
+/// # Errors
+/// [`FilesError`].
+pub fn write_one(path: &Path, bytes: Vec<u8>) -> Result<PathBuf, FilesError> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| FilesError::BadName(path.display().to_string()))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    write_file(dir, &Artefact { name: name.to_owned(), bytes })
+}
+
 /// Writes a capture into `root/name` and then removes the oldest captures of `root` until all of them together take at
 /// most `bytes_max` bytes; the new one stays whatever its size.
 ///
@@ -129,7 +142,9 @@ pub fn store_capture(
     Ok(paths)
 }
 
-fn word(kind: ProfileKind) -> &'static str {
+/// What the files of a kind are called.
+#[must_use]
+pub fn word(kind: ProfileKind) -> &'static str {
     match kind {
         ProfileKind::Cpu => "cpu",
         ProfileKind::Heap => "heap",

@@ -186,7 +186,7 @@ fn a_torn_slow_line_never_shows_the_key() {
 }
 
 fn pprof_sample() -> Vec<u8> {
-    use model::profile::{Frame, Function, Mapping, StackSample, Stacks};
+    use model::profile::{Frame, Function, Losses, Mapping, Owner, StackSample, Stacks};
     let stacks = Stacks {
         kind: ProfileKind::Cpu,
         at: Stamp::default(),
@@ -197,12 +197,13 @@ fn pprof_sample() -> Vec<u8> {
             build_id: "ab".into(),
             start: 1,
             end: 9,
-            offset: 0,
+            ..Mapping::default()
         }],
         functions: vec![Function { name: "main.work".into(), file: "main.go".into(), start_line: 3 }],
-        frames: vec![Frame { function: 0, mapping: 0, address: 4, line: 7, inlined: false }],
-        owners: Vec::new(),
+        frames: vec![Frame { function: 0, mapping: 0, address: 4, line: 7, ..Frame::default() }],
+        owners: vec![Owner { pid: 7, process: "etcd".into(), cpu: Some(0), ..Owner::default() }],
         samples: vec![StackSample { frames: vec![0, 0], value: 30, count: 3, owner: 0 }],
+        losses: Losses { lost: 1, truncated: 2 },
         pprof: Vec::new(),
     };
     files::pprof::encode(&stacks)
@@ -210,6 +211,10 @@ fn pprof_sample() -> Vec<u8> {
 
 /// Decodes, counts and renders, as a capture does.
 fn capture(body: &[u8]) -> Option<profile::gopprof::Rejects> {
+    // A file by a person's hand: wider bounds, every kind that is in it.
+    for (stacks, _) in profile::gopprof::decode_file(body).unwrap_or_default() {
+        assert!(!files::folded::encode(&stacks).is_empty() || stacks.samples.is_empty());
+    }
     let decoded = profile::gopprof::decode(body, ProfileKind::Cpu, Stamp::default());
     let (stacks, rejects) = match decoded {
         Ok(decoded) => decoded,

@@ -145,8 +145,20 @@ pub struct Stacks {
     pub owners: Vec<Owner>,
     /// Samples, stacks leaf first; a goroutine that is about to start has an empty one.
     pub samples: Vec<StackSample>,
+    /// What is missing from them.
+    #[serde(default)]
+    pub losses: Losses,
     /// The profile as it was received (gzipped pprof), empty where we made it ourselves.
     pub pprof: Vec<u8>,
+}
+
+/// What a profile does not show although it happened: a reader must know how sure it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// Samples that were taken and did not reach us, or found no room.
+    pub lost: u64,
+    /// Samples whose stack ends before its root.
+    pub truncated: u64,
 }
 
 /// One module.
@@ -154,8 +166,14 @@ pub struct Stacks {
 pub struct Mapping {
     /// Path in the target's view.
     pub path: String,
-    /// Build id, hex, as the profile gives it.
+    /// The linker's (GNU) build id, hex; empty when it has none.
     pub build_id: String,
+    /// Go's build id, four hashes with slashes between them; empty when it has none.
+    #[serde(default)]
+    pub go_build_id: String,
+    /// OpenTelemetry's hash of the file's head, tail and length, hex; empty when the file could not be read.
+    #[serde(default)]
+    pub htlhash: String,
     /// First address.
     pub start: u64,
     /// One past the last address.
@@ -188,6 +206,24 @@ pub struct Frame {
     pub line: i64,
     /// Inlined into the next frame towards the root.
     pub inlined: bool,
+    /// What kind of code.
+    #[serde(default)]
+    pub kind: FrameKind,
+}
+
+/// What kind of code a frame is in: one process may run all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrameKind {
+    /// Not known.
+    #[default]
+    Unknown,
+    /// Compiled to machine code: C, C++, Rust, assembly.
+    Native,
+    /// Compiled by Go.
+    Go,
+    /// The kernel's.
+    Kernel,
 }
 
 /// One stack with its weight.

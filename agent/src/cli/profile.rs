@@ -6,7 +6,7 @@ mod bar;
 mod choose;
 mod decide;
 mod gather;
-mod hot;
+pub(super) mod hot;
 mod out;
 mod page;
 mod process;

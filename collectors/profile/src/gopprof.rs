@@ -1,9 +1,12 @@
-//! Go's pprof format, decoded into whole stacks.
+//! Go's pprof format, decoded into whole stacks: what an endpoint answers, and files of any origin.
 //!
 //! Owns the wire format and every bound on it: the top level is walked by a reader that counts before it keeps, and only
 //! messages of bounded length reach the generated decoder. Refuses to trust the sender: a hostile profile ends in a
 //! [`DecodeError`] or in counted rejects, within a few tens of MiB.
 
+mod owners;
+mod places;
+mod values;
 mod wire;
 
 use std::borrow::Cow;
@@ -11,11 +14,14 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use flate2::read::MultiGzDecoder;
-use model::profile::{Frame, Function, Mapping, ProfileKind, StackSample, Stacks};
+use model::profile::{Function, Mapping, ProfileKind, StackSample, Stacks};
 use model::time::Stamp;
 use prost::Message;
 
-use wire::{RawFunction, RawLocation, RawMapping, RawSample, RawValueType, Sections};
+use owners::Owners;
+use places::Places;
+use values::Wanted;
+use wire::{RawFunction, RawLocation, RawMapping, RawSample, Sections};
 
 /// An etcd member under load answers with 30 to 300 KiB inflated; fifty times that is not a profile we can use.
 pub const INFLATED_BYTES_MAX: usize = 16 << 20;
@@ -86,6 +92,44 @@ impl Rejects {
     }
 }
 
+/// How much of a profile is taken in.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    inflated_bytes: usize,
+    samples: usize,
+    /// Locations, functions and strings, each.
+    entries: usize,
+    frames: usize,
+    frame_references: usize,
+    names_bytes: usize,
+    owners: usize,
+}
+
+/// Of what a process answers that we did not choose to trust, in a daemon that must stay small.
+const OF_ENDPOINTS: Bounds = Bounds {
+    inflated_bytes: INFLATED_BYTES_MAX,
+    // Distinct stacks, some hundreds for etcd.
+    samples: 100_000,
+    // etcd has 27,000 functions in all.
+    entries: 100_000,
+    frames: FRAMES_MAX,
+    frame_references: FRAME_REFERENCES_MAX,
+    names_bytes: NAMES_BYTES_MAX,
+    // An endpoint speaks for one process, and Go sets no such labels.
+    owners: 4_096,
+};
+
+/// Of a file that a person asks us to read: all processes of a busy node over an hour, and some hundreds of MiB at most.
+const OF_FILES: Bounds = Bounds {
+    inflated_bytes: 128 << 20,
+    samples: 1_000_000,
+    entries: 1_000_000,
+    frames: 1_500_000,
+    frame_references: 16_000_000,
+    names_bytes: 64 << 20,
+    owners: 262_144,
+};
+
 /// Decodes one profile, gzipped or plain, and keeps `body` in [`Stacks::pprof`].
 ///
 /// `at` is when the capture began by our clock; the profile's own time is not trusted.
@@ -93,15 +137,35 @@ impl Rejects {
 /// # Errors
 /// [`DecodeError`], when nothing in it can be used.
 pub fn decode(body: &[u8], kind: ProfileKind, at: Stamp) -> Result<(Stacks, Rejects), DecodeError> {
-    let plain = inflate(body)?;
-    let sections = Sections::read(&plain)?;
+    let plain = inflate(body, OF_ENDPOINTS.inflated_bytes)?;
+    let sections = Sections::read(&plain, OF_ENDPOINTS)?;
     let wanted = Wanted::find(&sections, kind)?;
+    let (mut stacks, rejects) = read(&sections, wanted, OF_ENDPOINTS)?;
+    stacks.at = at;
+    stacks.pprof = body.to_vec();
+    Ok((stacks, rejects))
+}
+
+/// Decodes a file, gzipped or plain, of any origin: each kind of profile that it holds, with the file's own time.
+///
+/// What counts events instead of time (`samples`, perf's `cycles_sample`) is CPU with a period of 1. [`Stacks::pprof`] stays
+/// empty: one file may hold several kinds.
+///
+/// # Errors
+/// [`DecodeError`], when nothing in it can be used.
+pub fn decode_file(body: &[u8]) -> Result<Vec<(Stacks, Rejects)>, DecodeError> {
+    let plain = inflate(body, OF_FILES.inflated_bytes)?;
+    let sections = Sections::read(&plain, OF_FILES)?;
+    Wanted::all(&sections)?.into_iter().map(|wanted| read(&sections, wanted, OF_FILES)).collect()
+}
+
+fn read(sections: &Sections<'_>, wanted: Wanted, bounds: Bounds) -> Result<(Stacks, Rejects), DecodeError> {
     let mut rejects = Rejects::default();
-    let mut names = Names { sections: &sections, left: NAMES_BYTES_MAX };
-    let (mappings, mapping_ids) = mappings(&sections, &mut names, &mut rejects)?;
-    let (mut functions, function_ids) = functions(&sections, &mut names, &mut rejects)?;
+    let mut names = Names { sections, left: bounds.names_bytes };
+    let (mappings, mapping_ids) = mappings(sections, &mut names, &mut rejects)?;
+    let (mut functions, function_ids) = functions(sections, &mut names, &mut rejects)?;
     let names_left = names.left;
-    let mut places = Places { frames: Vec::new(), by_id: HashMap::new(), mappings: &mappings, names_left };
+    let mut places = Places::new(&mappings, bounds.frames, names_left);
     for raw in &sections.locations {
         match RawLocation::decode(*raw) {
             Ok(location) => {
@@ -111,70 +175,41 @@ pub fn decode(body: &[u8], kind: ProfileKind, at: Stamp) -> Result<(Stacks, Reje
             Err(_) => rejects.bad_entries += 1,
         }
     }
-    let samples = samples(&sections, wanted, &places, &mut rejects)?;
+    let mut owners = Owners::new(bounds.owners);
+    let samples = samples((sections, &places), &wanted, &mut owners, (bounds.frame_references, &mut rejects))?;
     let frames = places.frames;
-    Ok((
-        Stacks {
-            kind,
-            at,
-            duration_ns: u64::try_from(sections.duration_ns).unwrap_or(0),
-            period: u64::try_from(sections.period).unwrap_or(0),
-            mappings,
-            functions,
-            frames,
-            owners: Vec::new(),
-            samples,
-            pprof: body.to_vec(),
-        },
-        rejects,
-    ))
+    let at = Stamp { mono_ns: 0, wall_ns: u64::try_from(sections.time_ns).unwrap_or(0) };
+    let stacks = Stacks {
+        kind: wanted.kind,
+        at,
+        duration_ns: u64::try_from(sections.duration_ns).unwrap_or(0),
+        period: wanted.period,
+        mappings,
+        functions,
+        frames,
+        owners: owners.into_list(),
+        samples,
+        losses: sections.losses(),
+        pprof: Vec::new(),
+    };
+    Ok((stacks, rejects))
 }
 
 /// The bytes without compression; plain input is borrowed.
-fn inflate(body: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
+fn inflate(body: &[u8], bytes_max: usize) -> Result<Cow<'_, [u8]>, DecodeError> {
     if !body.starts_with(&[0x1f, 0x8b]) {
-        if body.len() > INFLATED_BYTES_MAX {
+        if body.len() > bytes_max {
             return Err(DecodeError::TooLarge("bytes"));
         }
         return Ok(Cow::Borrowed(body));
     }
     let mut plain = Vec::new();
-    let limit = u64::try_from(INFLATED_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
     MultiGzDecoder::new(body).take(limit).read_to_end(&mut plain).map_err(|_| DecodeError::Gzip)?;
-    if plain.len() > INFLATED_BYTES_MAX {
+    if plain.len() > bytes_max {
         return Err(DecodeError::TooLarge("bytes"));
     }
     Ok(Cow::Owned(plain))
-}
-
-/// Which of a sample's values we read.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    value: usize,
-    /// Where the number of samples (objects, for a heap) stands; the value itself for goroutines.
-    count: Option<usize>,
-}
-
-impl Wanted {
-    fn find(sections: &Sections<'_>, kind: ProfileKind) -> Result<Wanted, DecodeError> {
-        let mut types = Vec::new();
-        for raw in &sections.sample_types {
-            let Ok(value_type) = RawValueType::decode(*raw) else { return Err(DecodeError::NotPprof) };
-            types.push((sections.text(value_type.kind), sections.text(value_type.unit)));
-        }
-        let position = |name: &str, unit: &str| types.iter().position(|(n, u)| n == name && u == unit);
-        let (value, count) = match kind {
-            ProfileKind::Cpu => (position("cpu", "nanoseconds"), position("samples", "count")),
-            ProfileKind::Heap => (position("inuse_space", "bytes"), position("inuse_objects", "count")),
-            ProfileKind::Alloc => (position("alloc_space", "bytes"), position("alloc_objects", "count")),
-            // Go says how often and how long something blocked, not when a thread was off its CPU.
-            ProfileKind::OffCpu => (None, None),
-            ProfileKind::Goroutine => {
-                (position("goroutine", "count").or_else(|| position("goroutines", "count")), None)
-            }
-        };
-        value.map(|value| Wanted { value, count }).ok_or(DecodeError::NoSampleType)
-    }
 }
 
 /// Names, cut and counted against one budget.
@@ -215,13 +250,12 @@ fn mappings(
             continue;
         };
         ids.insert(raw.id, index(list.len()));
-        list.push(Mapping {
-            path: names.take(raw.filename)?,
-            build_id: names.take(raw.build_id)?,
-            start: raw.start,
-            end: raw.limit,
-            offset: raw.offset,
-        });
+        let path = names.take(raw.filename)?;
+        // Go's build id is four parts with slashes; a linker's is hex.
+        let id = names.take(raw.build_id)?;
+        let (build_id, go_build_id) = if id.contains('/') { (String::new(), id) } else { (id, String::new()) };
+        let (start, end, offset) = (raw.start, raw.limit, raw.offset);
+        list.push(Mapping { path, build_id, go_build_id, start, end, offset, ..Mapping::default() });
     }
     Ok((list, ids))
 }
@@ -251,87 +285,22 @@ fn functions(
     Ok((list, ids))
 }
 
-/// Frames by location id.
-struct Places<'a> {
-    frames: Vec<Frame>,
-    by_id: HashMap<u64, (u32, u32)>,
-    mappings: &'a [Mapping],
-    /// What is left of [`NAMES_BYTES_MAX`] for names made up from addresses.
-    names_left: usize,
-}
-
-impl Places<'_> {
-    fn add(
-        &mut self,
-        location: &RawLocation,
-        mapping: u32,
-        function_ids: &HashMap<u64, u32>,
-        functions: &mut Vec<Function>,
-    ) -> Result<(), DecodeError> {
-        let start = self.frames.len();
-        if start + location.line.len().max(1) > FRAMES_MAX {
-            return Err(DecodeError::TooLarge("frames"));
-        }
-        let frame =
-            |function, line, inlined| Frame { function, mapping, address: location.address, line, inlined };
-        let last = location.line.len().saturating_sub(1);
-        for (position, line) in location.line.iter().enumerate() {
-            // An unknown function id keeps its place in the stack, as an address.
-            let function = match function_ids.get(&line.function_id) {
-                Some(function) => *function,
-                None => self.unnamed(location.address, mapping, functions)?,
-            };
-            self.frames.push(frame(function, line.line.max(0), position < last));
-        }
-        if location.line.is_empty() {
-            let function = self.unnamed(location.address, mapping, functions)?;
-            self.frames.push(frame(function, 0, false));
-        }
-        let length = self.frames.len() - start;
-        self.by_id.insert(location.id, (index(start), index(length)));
-        Ok(())
-    }
-
-    /// `[module+0x…]`: the file's own address where the mapping is known, never a guess at a name.
-    fn unnamed(
-        &mut self,
-        address: u64,
-        mapping: u32,
-        functions: &mut Vec<Function>,
-    ) -> Result<u32, DecodeError> {
-        let mapping = usize::try_from(mapping).ok().and_then(|at| self.mappings.get(at));
-        let name = match mapping {
-            Some(mapping) => {
-                let module = mapping.path.rsplit('/').next().unwrap_or("");
-                let module = if module.is_empty() { "unknown" } else { cut(module, 255) };
-                let offset = address.wrapping_sub(mapping.start).wrapping_add(mapping.offset);
-                format!("[{module}+0x{offset:x}]")
-            }
-            None => format!("[unknown+0x{address:x}]"),
-        };
-        self.names_left = self.names_left.checked_sub(name.len()).ok_or(DecodeError::TooLarge("names"))?;
-        functions.push(Function { name, file: String::new(), start_line: 0 });
-        Ok(index(functions.len() - 1))
-    }
-}
-
 fn samples(
-    sections: &Sections<'_>,
-    wanted: Wanted,
-    places: &Places<'_>,
-    rejects: &mut Rejects,
+    (sections, places): (&Sections<'_>, &Places<'_>),
+    wanted: &Wanted,
+    owners: &mut Owners,
+    (references_max, rejects): (usize, &mut Rejects),
 ) -> Result<Vec<StackSample>, DecodeError> {
     let mut list = Vec::new();
-    let mut left = FRAME_REFERENCES_MAX;
+    let mut left = references_max;
     for raw in &sections.samples {
-        let Some((raw, value)) = RawSample::decode(*raw)
-            .ok()
-            .and_then(|raw| raw.value.get(wanted.value).copied().map(|v| (raw, v)))
+        let Some((raw, value)) =
+            RawSample::decode(*raw).ok().and_then(|raw| wanted.value(&raw.value).map(|value| (raw, value)))
         else {
             rejects.bad_samples += 1;
             continue;
         };
-        let count = wanted.count.map_or(value, |at| raw.value.get(at).copied().unwrap_or(0));
+        let count = wanted.count(&raw.value, value);
         if value < 0 || count < 0 {
             rejects.negative += 1;
             continue;
@@ -345,7 +314,7 @@ fn samples(
             continue;
         };
         left = left.checked_sub(frames.len()).ok_or(DecodeError::TooLarge("frame references"))?;
-        list.push(StackSample { frames, value, count, owner: 0 });
+        list.push(StackSample { frames, value, count, owner: owners.of(&raw.label, sections) });
     }
     Ok(list)
 }
@@ -356,7 +325,7 @@ fn samples(
 fn stack(locations: &[u64], places: &Places<'_>, rejects: &mut Rejects) -> Option<Vec<u32>> {
     let mut frames = Vec::with_capacity(locations.len().min(DEPTH_MAX));
     for id in locations {
-        let (start, length) = *places.by_id.get(id)?;
+        let (start, length) = places.of(*id)?;
         for frame in start..start.saturating_add(length) {
             if frames.len() == DEPTH_MAX {
                 rejects.cut_stacks += 1;

@@ -1,10 +1,11 @@
 //! Folded stacks: `root;caller;leaf value`, one line a stack, as flamegraph.pl, inferno and speedscope read them.
 //!
+//! Where a profile knows several owners, the process is the root, and below it the thread where it has a name of its own.
 //! Values are in the unit of the profile (nanoseconds for CPU), so that they add up to its total.
 
 use model::profile::Stacks;
 
-use super::tree::{NODES_MAX, Tree};
+use super::tree::{Levels, NODES_MAX, Tree};
 
 /// Bytes of one file: twenty times what etcd needs. What is beyond is summed in one last line.
 const BYTES_MAX: usize = 8 << 20;
@@ -15,7 +16,7 @@ const NO_STACK: &str = "(no stack)";
 /// All stacks, merged, in the order of a walk by name.
 #[must_use]
 pub fn encode(stacks: &Stacks) -> String {
-    let tree = Tree::of(None, stacks, NODES_MAX);
+    let tree = Tree::of(None, stacks, Levels::ProcessAndThread, NODES_MAX);
     let mut text = String::new();
     let mut beyond = 0_u64;
     let mut path: Vec<String> = Vec::new();

@@ -1,13 +1,14 @@
 //! Stacks as a gzipped pprof profile, as `go tool pprof` reads it.
 //!
-//! Field numbers are those of `perftools.profiles.Profile` (google/pprof, `proto/profile.proto`). Bytes that were
-//! received go out unchanged: they hold labels and comments that we do not keep.
+//! Field numbers are those of `perftools.profiles.Profile` (google/pprof, `proto/profile.proto`). Whose a sample is stands
+//! in its labels (`pid`, `process`, `thread`, `container_id`, `pod`, `namespace`, `cpu`), what was lost in comments. Bytes
+//! that were received go out unchanged: they hold labels and comments that we do not keep.
 
 use std::collections::HashMap;
 use std::io::Write;
 
 use flate2::{Compression, GzBuilder};
-use model::profile::{Mapping as Module, ProfileKind, Stacks};
+use model::profile::{Losses, Mapping as Module, Owner, ProfileKind, Stacks};
 use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
@@ -32,6 +33,10 @@ struct Profile {
     period_type: Option<ValueType>,
     #[prost(int64, tag = "12")]
     period: i64,
+    #[prost(int64, repeated, tag = "13")]
+    comment: Vec<i64>,
+    #[prost(int64, tag = "14")]
+    default_sample_type: i64,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -48,6 +53,21 @@ struct Sample {
     location_id: Vec<u64>,
     #[prost(int64, repeated, tag = "2")]
     value: Vec<i64>,
+    #[prost(message, repeated, tag = "3")]
+    label: Vec<Label>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Label {
+    #[prost(int64, tag = "1")]
+    key: i64,
+    #[prost(int64, tag = "2")]
+    text: i64,
+    #[prost(int64, tag = "3")]
+    number: i64,
+    /// Without one a reader takes a number that is 0 for no label at all.
+    #[prost(int64, tag = "4")]
+    unit: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -127,8 +147,57 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 fn profile(stacks: &Stacks) -> Profile {
     let mut strings = Strings::default();
     strings.id("");
+    let Types { sample_type, period_type } = types(stacks.kind, &mut strings);
+    let labels: Vec<Vec<Label>> = stacks.owners.iter().map(|owner| labels(owner, &mut strings)).collect();
+    let mut places = Places { stacks, locations: Vec::new(), by_frames: HashMap::new() };
+    let sample = stacks
+        .samples
+        .iter()
+        .map(|sample| Sample {
+            location_id: places.stack(&sample.frames),
+            value: match stacks.kind {
+                ProfileKind::Goroutine => vec![sample.value],
+                ProfileKind::Cpu | ProfileKind::Heap | ProfileKind::OffCpu | ProfileKind::Alloc => {
+                    vec![sample.count, sample.value]
+                }
+            },
+            label: usize::try_from(sample.owner).ok().and_then(|at| labels.get(at)).cloned().unwrap_or_default(),
+        })
+        .collect();
+    Profile {
+        default_sample_type: sample_type.last().map_or(0, |last| last.kind),
+        sample_type,
+        sample,
+        mapping: (1..).zip(&stacks.mappings).map(|(id, module)| mapping(id, module, &mut strings)).collect(),
+        location: places.locations,
+        function: (1..)
+            .zip(&stacks.functions)
+            .map(|(id, function)| Function {
+                id,
+                name: strings.id(&function.name),
+                system_name: strings.id(&function.name),
+                filename: strings.id(&function.file),
+                start_line: function.start_line,
+            })
+            .collect(),
+        comment: comments(stacks.losses).iter().map(|text| strings.id(text)).collect(),
+        string_table: strings.list,
+        time_nanos: signed(stacks.at.wall_ns),
+        duration_nanos: signed(stacks.duration_ns),
+        period_type: Some(period_type),
+        period: signed(stacks.period),
+    }
+}
+
+/// What a sample's values are, the one that tools show first in the last place; and what the period counts.
+struct Types {
+    sample_type: Vec<ValueType>,
+    period_type: ValueType,
+}
+
+fn types(kind: ProfileKind, strings: &mut Strings) -> Types {
     let mut value_type = |kind, unit| ValueType { kind: strings.id(kind), unit: strings.id(unit) };
-    let (sample_type, period_type) = match stacks.kind {
+    let (sample_type, period_type) = match kind {
         ProfileKind::Cpu => {
             let cpu = value_type("cpu", "nanoseconds");
             (vec![value_type("samples", "count"), cpu], cpu)
@@ -147,41 +216,35 @@ fn profile(stacks: &Stacks) -> Profile {
             (types, value_type("space", "bytes"))
         }
     };
-    let mut places = Places { stacks, locations: Vec::new(), by_frames: HashMap::new() };
-    let sample = stacks
-        .samples
-        .iter()
-        .map(|sample| Sample {
-            location_id: places.stack(&sample.frames),
-            value: match stacks.kind {
-                ProfileKind::Goroutine => vec![sample.value],
-                ProfileKind::Cpu | ProfileKind::Heap | ProfileKind::OffCpu | ProfileKind::Alloc => {
-                    vec![sample.count, sample.value]
-                }
-            },
-        })
-        .collect();
-    Profile {
-        sample_type,
-        sample,
-        mapping: (1..).zip(&stacks.mappings).map(|(id, module)| mapping(id, module, &mut strings)).collect(),
-        location: places.locations,
-        function: (1..)
-            .zip(&stacks.functions)
-            .map(|(id, function)| Function {
-                id,
-                name: strings.id(&function.name),
-                system_name: strings.id(&function.name),
-                filename: strings.id(&function.file),
-                start_line: function.start_line,
-            })
-            .collect(),
-        string_table: strings.list,
-        time_nanos: signed(stacks.at.wall_ns),
-        duration_nanos: signed(stacks.duration_ns),
-        period_type: Some(period_type),
-        period: signed(stacks.period),
+    Types { sample_type, period_type }
+}
+
+/// What is known of whose a sample is; what is not known has no label.
+fn labels(owner: &Owner, strings: &mut Strings) -> Vec<Label> {
+    let texts = [
+        ("process", &owner.process),
+        ("thread", &owner.thread),
+        ("container_id", &owner.container),
+        ("pod", &owner.pod),
+        ("namespace", &owner.namespace),
+    ];
+    let numbers = [("pid", Some(owner.pid).filter(|pid| *pid > 0)), ("cpu", owner.cpu)];
+    let mut labels = Vec::new();
+    for (key, number) in numbers {
+        let Some(number) = number else { continue };
+        let key = strings.id(key);
+        labels.push(Label { key, text: 0, number: i64::from(number), unit: strings.id("id") });
     }
+    for (key, text) in texts.iter().filter(|(_, text)| !text.is_empty()) {
+        labels.push(Label { key: strings.id(key), text: strings.id(text), number: 0, unit: 0 });
+    }
+    labels
+}
+
+/// What `go tool pprof -comments` shows, and our own reader understands.
+fn comments(losses: Losses) -> Vec<String> {
+    let lines = [("lost samples", losses.lost), ("truncated stacks", losses.truncated)];
+    lines.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what}: {n}")).collect()
 }
 
 fn mapping(id: u64, module: &Module, strings: &mut Strings) -> Mapping {
@@ -191,7 +254,7 @@ fn mapping(id: u64, module: &Module, strings: &mut Strings) -> Mapping {
         memory_limit: module.end,
         file_offset: module.offset,
         filename: strings.id(&module.path),
-        build_id: strings.id(&module.build_id),
+        build_id: strings.id(if module.build_id.is_empty() { &module.go_build_id } else { &module.build_id }),
         has_functions: true,
         has_filenames: true,
         has_line_numbers: true,

@@ -6,9 +6,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::profile::{Frame, Function, Mapping, ProfileKind, ProfileSet, StackSample, Stacks};
+use model::profile::{Frame, Function, Losses, Mapping, ProfileKind, ProfileSet, StackSample, Stacks};
 use model::time::Stamp;
 
+use super::tree::{Levels, Tree};
 use super::{FilesError, flame, folded, pprof, store_capture, write_capture};
 
 /// Stacks of a kind from (path from the root, value).
@@ -39,6 +40,7 @@ fn stacks(kind: ProfileKind, paths: &[(&[&str], i64)]) -> Stacks {
         frames,
         owners: Vec::new(),
         samples,
+        losses: Losses::default(),
         pprof: Vec::new(),
     }
 }
@@ -123,7 +125,7 @@ fn a_tree_is_cut_at_its_bound_and_keeps_its_total() {
     let paths: Vec<[&str; 2]> = names.iter().map(|name| ["main", name.as_str()]).collect();
     let paths: Vec<(&[&str], i64)> = paths.iter().zip(1..).map(|(path, n)| (path.as_slice(), n)).collect();
     let cpu = stacks(ProfileKind::Cpu, &paths);
-    let tree = super::tree::Tree::of(None, &cpu, 12);
+    let tree = Tree::of(None, &cpu, Levels::Process, 12);
     assert_eq!(tree.nodes.len(), 13);
     assert_eq!(tree.nodes.iter().map(|node| node.after).sum::<u64>(), 5_050);
     // The heaviest ten, and one node for the ninety others.

@@ -1,16 +1,36 @@
 //! The call tree of one profile or of two laid over each other, in preorder and bounded.
 //!
-//! Owns the merge by function name and the cut when there are too many nodes.
+//! Owns the merge by function name, whose stacks they are as the first levels, and the cut when there are too many nodes.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use model::profile::{StackSample, Stacks};
+use model::profile::{Owner, StackSample, Stacks};
 
 /// Nodes of one tree: a page of 3 MiB. The smallest stacks are cut off first.
 pub(super) const NODES_MAX: usize = 120_000;
 /// Where the value of stacks goes that were cut off.
 const CUT: &str = "(smaller stacks)";
+/// Samples whose owner is not known, among others whose is.
+const NOBODY: &str = "(unknown process)";
+
+/// What stands before the stacks where a profile knows several owners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Levels {
+    /// The name of the process.
+    Process,
+    /// That, and the thread's where it has one of its own.
+    ProcessAndThread,
+}
+
+/// What a name names: a process called `main` is not the function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Named {
+    /// A function.
+    Function,
+    /// A process or a thread.
+    Owner,
+}
 
 /// A node in preorder; the root has depth 0 and no name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +49,7 @@ pub(super) struct Node {
 pub(super) struct Tree<'a> {
     pub(super) names: Vec<&'a str>,
     pub(super) files: Vec<&'a str>,
+    pub(super) kinds: Vec<Named>,
     pub(super) nodes: Vec<Node>,
 }
 
@@ -36,7 +57,8 @@ pub(super) struct Tree<'a> {
 struct Growing<'a> {
     names: Vec<&'a str>,
     files: Vec<&'a str>,
-    by_name: HashMap<&'a str, u32>,
+    kinds: Vec<Named>,
+    by_name: HashMap<(Named, &'a str), u32>,
     /// Parent and node; children by (parent, name).
     nodes: Vec<Node>,
     children: Vec<Vec<u32>>,
@@ -51,44 +73,67 @@ enum Side {
 }
 
 impl<'a> Tree<'a> {
-    pub(super) fn of(before: Option<&'a Stacks>, after: &'a Stacks, max: usize) -> Tree<'a> {
+    /// Owners are levels only where both sides know them: else nothing would be under the same path.
+    pub(super) fn of(before: Option<&'a Stacks>, after: &'a Stacks, levels: Levels, max: usize) -> Tree<'a> {
         let mut growing = Growing { max, ..Growing::default() };
-        let root = growing.name("", "");
+        let root = growing.name(Named::Function, "", "");
         growing.nodes.push(Node { name: root, ..Node::default() });
         growing.children.push(Vec::new());
-        growing.add(after, Side::After);
+        let known = [Some(after), before].into_iter().flatten().all(|stacks| !stacks.owners.is_empty());
+        let levels = Some(levels).filter(|_| known);
+        growing.add(after, levels, Side::After);
         if let Some(before) = before {
-            growing.add(before, Side::Before);
+            growing.add(before, levels, Side::Before);
         }
         growing.finish()
     }
 }
 
+/// The process's name, or that it is not known.
+pub(super) fn process(owner: Option<&Owner>) -> &str {
+    owner.map(|owner| owner.process.as_str()).filter(|name| !name.is_empty()).unwrap_or(NOBODY)
+}
+
 impl<'a> Growing<'a> {
-    fn name(&mut self, name: &'a str, file: &'a str) -> u32 {
-        if let Some(id) = self.by_name.get(name) {
+    fn name(&mut self, kind: Named, name: &'a str, file: &'a str) -> u32 {
+        if let Some(id) = self.by_name.get(&(kind, name)) {
             return *id;
         }
         let id = index(self.names.len());
         self.names.push(name);
         self.files.push(file);
-        self.by_name.insert(name, id);
+        self.kinds.push(kind);
+        self.by_name.insert((kind, name), id);
         id
     }
 
-    fn add(&mut self, stacks: &'a Stacks, side: Side) {
-        let names: Vec<u32> =
-            stacks.functions.iter().map(|function| self.name(&function.name, &function.file)).collect();
-        let cut = self.name(CUT, "");
+    /// Process, and thread where it says more.
+    fn owner(&mut self, stacks: &'a Stacks, sample: &StackSample, levels: Option<Levels>) -> [Option<u32>; 2] {
+        let Some(levels) = levels else { return [None, None] };
+        let owner = usize::try_from(sample.owner).ok().and_then(|at| stacks.owners.get(at));
+        let own_thread = |owner: &&Owner| {
+            levels == Levels::ProcessAndThread && !owner.thread.is_empty() && owner.thread != owner.process
+        };
+        let thread = owner.filter(own_thread).map(|owner| self.name(Named::Owner, &owner.thread, ""));
+        [Some(self.name(Named::Owner, process(owner), "")), thread]
+    }
+
+    fn add(&mut self, stacks: &'a Stacks, levels: Option<Levels>, side: Side) {
+        let functions = stacks.functions.iter();
+        let names: Vec<u32> = functions
+            .map(|function| self.name(Named::Function, &function.name, &function.file))
+            .collect();
+        let cut = self.name(Named::Function, CUT, "");
         let mut samples: Vec<&StackSample> = stacks.samples.iter().collect();
         samples.sort_by_key(|sample| Reverse(sample.value));
         for sample in samples {
-            let path = sample.frames.iter().rev().filter_map(|at| {
+            let owner = self.owner(stacks, sample, levels);
+            let frames = sample.frames.iter().rev().filter_map(|at| {
                 let frame = stacks.frames.get(usize::try_from(*at).ok()?)?;
                 names.get(usize::try_from(frame.function).ok()?).copied()
             });
             let mut node = 0;
-            for name in path {
+            for name in owner.into_iter().flatten().chain(frames) {
                 let full = self.nodes.len() >= self.max;
                 match self.child.get(&(node, name)) {
                     Some(child) => node = *child,
@@ -138,7 +183,7 @@ impl<'a> Growing<'a> {
             children.sort_by_key(|child| Reverse(self.name_of(*child)));
             open.append(&mut children);
         }
-        Tree { names: self.names, files: self.files, nodes }
+        Tree { names: self.names, files: self.files, kinds: self.kinds, nodes }
     }
 
     fn name_of(&self, node: u32) -> &'a str {

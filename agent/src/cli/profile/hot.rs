@@ -76,7 +76,7 @@ pub(super) fn share(stacks: &Stacks, work: Work) -> Option<Hot> {
 }
 
 /// A name without its import path: `mvcc.(*storeTxnRead).rangeKeys`.
-pub(super) fn short(name: &str) -> &str {
+pub(in crate::cli) fn short(name: &str) -> &str {
     // Type arguments hold paths of their own.
     let plain = name.find('[').and_then(|bracket| name.get(..bracket)).unwrap_or(name);
     plain.rfind('/').and_then(|slash| name.get(slash + 1..)).unwrap_or(name)

@@ -43,6 +43,7 @@ fn written() -> Written {
     let sample = |location_id: &[u64], count| RawSample {
         location_id: location_id.to_vec(),
         value: vec![count, count * 10_000_000],
+        label: Vec::new(),
     };
     Written {
         sample_type: vec![RawValueType { kind: 1, unit: 2 }, RawValueType { kind: 3, unit: 4 }],
@@ -136,10 +137,10 @@ fn a_profile_of_another_kind_is_refused() {
 #[test]
 fn references_to_nothing_are_counted() {
     let mut profile = written();
-    profile.sample.push(RawSample { location_id: vec![99], value: vec![1, 1] });
-    profile.sample.push(RawSample { location_id: vec![1], value: vec![1] });
-    profile.sample.push(RawSample { location_id: Vec::new(), value: vec![1, 1] });
-    profile.sample.push(RawSample { location_id: vec![1], value: vec![-1, -1] });
+    profile.sample.push(RawSample { location_id: vec![99], value: vec![1, 1], label: Vec::new() });
+    profile.sample.push(RawSample { location_id: vec![1], value: vec![1], label: Vec::new() });
+    profile.sample.push(RawSample { location_id: Vec::new(), value: vec![1, 1], label: Vec::new() });
+    profile.sample.push(RawSample { location_id: vec![1], value: vec![-1, -1], label: Vec::new() });
     profile.location.push(RawLocation {
         id: 9,
         line: vec![RawLine { function_id: 77, line: -1 }],
@@ -157,12 +158,12 @@ fn references_to_nothing_are_counted() {
 #[test]
 fn bounds_end_in_an_error() {
     let mut deep = written();
-    deep.sample.push(RawSample { location_id: vec![2; 5_000], value: vec![1, 1] });
+    deep.sample.push(RawSample { location_id: vec![2; 5_000], value: vec![1, 1], label: Vec::new() });
     let (stacks, rejects) = decode(&deep.encode_to_vec(), ProfileKind::Cpu, Stamp::default()).unwrap();
     assert_eq!((stacks.samples[3].frames.len(), rejects.cut_stacks), (super::DEPTH_MAX, 1));
 
     let mut wide = written();
-    wide.sample = vec![RawSample { location_id: vec![2; 600], value: vec![1, 1] }; 2_000];
+    wide.sample = vec![RawSample { location_id: vec![2; 600], value: vec![1, 1], label: Vec::new() }; 2_000];
     assert_eq!(cpu(&wide.encode_to_vec()), Err(DecodeError::TooLarge("frame references")));
 
     let mut many = Vec::new();

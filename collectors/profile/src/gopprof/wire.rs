@@ -4,16 +4,15 @@
 
 use std::borrow::Cow;
 
+use model::profile::Losses;
 use prost::Message;
 
-use super::DecodeError;
+use super::{Bounds, DecodeError};
 
 /// A sample with more than this is not a stack: 1,024 locations take at most 10 KiB.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Samples of one profile: distinct stacks, some hundreds for etcd.
-const SAMPLES_MAX: usize = 100_000;
-/// Locations, functions and strings: etcd has 27,000 functions in all.
-const ENTRIES_MAX: usize = 100_000;
+/// Comments of one profile; we write two.
+const COMMENTS_MAX: usize = 64;
 /// Modules of one process.
 const MAPPINGS_MAX: usize = 4_096;
 /// Go writes two or four.
@@ -27,13 +26,24 @@ pub(super) struct RawValueType {
     pub(super) unit: i64,
 }
 
-/// Labels (tag 3) are not read: etcd sets none, and a label's text is data of the target.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RawSample {
     #[prost(uint64, repeated, tag = "1")]
     pub(super) location_id: Vec<u64>,
     #[prost(int64, repeated, tag = "2")]
     pub(super) value: Vec<i64>,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) label: Vec<RawLabel>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct RawLabel {
+    #[prost(int64, tag = "1")]
+    pub(super) key: i64,
+    #[prost(int64, tag = "2")]
+    pub(super) text: i64,
+    #[prost(int64, tag = "3")]
+    pub(super) number: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -95,12 +105,15 @@ pub(super) struct Sections<'a> {
     pub(super) locations: Vec<&'a [u8]>,
     pub(super) functions: Vec<&'a [u8]>,
     pub(super) strings: Vec<&'a [u8]>,
+    pub(super) time_ns: i64,
     pub(super) duration_ns: i64,
     pub(super) period: i64,
+    pub(super) default_sample_type: i64,
+    comments: Vec<i64>,
 }
 
 impl<'a> Sections<'a> {
-    pub(super) fn read(plain: &'a [u8]) -> Result<Sections<'a>, DecodeError> {
+    pub(super) fn read(plain: &'a [u8], bounds: Bounds) -> Result<Sections<'a>, DecodeError> {
         let mut sections = Sections::default();
         for field in Fields::new(plain) {
             let (tag, value) = field?;
@@ -108,14 +121,21 @@ impl<'a> Sections<'a> {
                 (1, Value::Bytes(raw)) => {
                     keep(&mut sections.sample_types, raw, SAMPLE_TYPES_MAX, "sample types")?;
                 }
-                (2, Value::Bytes(raw)) => keep(&mut sections.samples, raw, SAMPLES_MAX, "samples")?,
+                (2, Value::Bytes(raw)) => keep(&mut sections.samples, raw, bounds.samples, "samples")?,
                 (3, Value::Bytes(raw)) => keep(&mut sections.mappings, raw, MAPPINGS_MAX, "mappings")?,
-                (4, Value::Bytes(raw)) => keep(&mut sections.locations, raw, ENTRIES_MAX, "locations")?,
-                (5, Value::Bytes(raw)) => keep(&mut sections.functions, raw, ENTRIES_MAX, "functions")?,
-                (6, Value::Bytes(raw)) => keep(&mut sections.strings, raw, ENTRIES_MAX, "strings")?,
+                (4, Value::Bytes(raw)) => keep(&mut sections.locations, raw, bounds.entries, "locations")?,
+                (5, Value::Bytes(raw)) => keep(&mut sections.functions, raw, bounds.entries, "functions")?,
+                (6, Value::Bytes(raw)) => keep(&mut sections.strings, raw, bounds.entries, "strings")?,
                 // Varints of the format are int64: the bits are the value.
+                (9, Value::Varint(value)) => sections.time_ns = value.cast_signed(),
                 (10, Value::Varint(value)) => sections.duration_ns = value.cast_signed(),
                 (12, Value::Varint(value)) => sections.period = value.cast_signed(),
+                (13, Value::Varint(value)) => sections.comment(value),
+                (13, Value::Bytes(packed)) => {
+                    let mut varints = Fields::new(packed);
+                    std::iter::from_fn(|| varints.varint()).take(COMMENTS_MAX).for_each(|at| sections.comment(at));
+                }
+                (14, Value::Varint(value)) => sections.default_sample_type = value.cast_signed(),
                 _ => {}
             }
         }
@@ -123,6 +143,28 @@ impl<'a> Sections<'a> {
             return Err(DecodeError::NotPprof);
         }
         Ok(sections)
+    }
+
+    fn comment(&mut self, text: u64) {
+        if self.comments.len() < COMMENTS_MAX {
+            self.comments.push(text.cast_signed());
+        }
+    }
+
+    /// What our own comments say is missing.
+    pub(super) fn losses(&self) -> Losses {
+        let mut losses = Losses::default();
+        for comment in &self.comments {
+            let text = self.text(*comment);
+            let Some((what, n)) = text.split_once(": ") else { continue };
+            let Ok(n) = n.parse() else { continue };
+            match what {
+                "lost samples" => losses.lost = n,
+                "truncated stacks" => losses.truncated = n,
+                _ => {}
+            }
+        }
+        losses
     }
 
     /// A string of the table; bytes that are not UTF-8 are replaced, an index out of range is empty.

@@ -15,18 +15,25 @@ function readColours() {
   };
 }
 
-// The part of a Go name that says whose code it is: everything before the last path element's first dot.
-function packageOf(name) {
+// The part of a name that says whose code it is. Rust and C++: before the first `::`. Go: everything before the last path
+// element's first dot. A plain C name says nothing, so its file does.
+function packageOf(name, file) {
+  const path = name.indexOf('::');
+  if (path > 0) return name.slice(0, path).replace(/^[<&*(\s]+/, '');
   const slash = name.lastIndexOf('/');
   const dot = name.indexOf('.', slash + 1);
-  return dot < 0 ? name : name.slice(0, dot);
+  if (dot > 0) return name.slice(0, dot);
+  return name[0] === '[' ? name.slice(0, name.indexOf('+') + 1) : file.slice(0, file.lastIndexOf('/') + 1);
 }
-function packageColour(name) {
-  const key = packageOf(name);
+function packageColour(name, file) {
+  const key = packageOf(name, file);
   let colour = colours.byName.get(key);
   if (!colour) {
     let hash = 2166136261;
     for (let i = 0; i < key.length; i++) hash = Math.imul(hash ^ key.charCodeAt(i), 16777619) >>> 0;
+    // Paths that differ in few letters must not have like hues.
+    hash = Math.imul(hash ^ (hash >>> 15), 0x2c1b3c6d) >>> 0;
+    hash = (hash ^ (hash >>> 13)) >>> 0;
     // The runtime and the kernel's edge are grey, a module has a hue of its own.
     const quiet = /^(runtime|internal\/|syscall|sync)/.test(key);
     const hue = hash % 360;
@@ -68,22 +75,25 @@ const redraw = () => {
 };
 
 // Places of the visible part of a subtree, row by row; subtrees narrower than THIN are skipped whole.
-function place(p, tree, root, width) {
+function place(p, tree, root, width, shift) {
   const whole = weight(p, tree.total[root], tree.totalBefore[root]) || 1;
   const scale = width / whole;
   const base = tree.depth[root];
-  const next = [0];
+  const hits = state.hits && state.hits.tree === tree ? state.hits.before : null;
+  const next = [];
+  next[shift] = 0;
   const boxes = [];
-  let rows = 0;
+  let rows = shift;
   for (let i = root; i < tree.end[root];) {
-    const depth = tree.depth[i] - base;
+    const depth = tree.depth[i] - base + shift;
     const w = weight(p, tree.total[i], tree.totalBefore[i]) * scale;
     const x = next[depth];
     next[depth] = x + w;
     if (w < THIN) {
       const last = boxes[boxes.length - 1];
-      if (last && last.dust && last.row === depth && x - (last.x + last.w) < 0.01) last.w += w;
-      else boxes.push({ x, w, row: depth, i, dust: true });
+      const hit = hits !== null && hits[tree.end[i]] > hits[i];
+      if (last && last.dust && last.row === depth && last.hit === hit && x - (last.x + last.w) < 0.01) last.w += w;
+      else boxes.push({ x, w, row: depth, i, dust: true, hit });
       i = tree.end[i];
     } else {
       boxes.push({ x, w, row: depth, i, dust: false });
@@ -100,8 +110,8 @@ function bands(width) {
   const p = profile();
   if (state.view === 'sandwich' && state.sandwich) {
     const { up, down } = state.sandwich;
-    const above = place(p, up, 0, width);
-    const below = place(p, down, 0, width);
+    const above = place(p, up, 0, width, 0);
+    const below = place(p, down, 0, width, 0);
     return [
       { tree: up, ...above, row: above.rows - 1, grows: -1, skipRoot: true },
       { tree: down, ...below, row: above.rows - 1, grows: 1 },
@@ -109,10 +119,10 @@ function bands(width) {
   }
   const path = [];
   for (let i = p.tree.parent[state.zoom]; i >= 0; i = p.tree.parent[i]) path.unshift(i);
-  const zoomed = place(p, p.tree, state.zoom, width);
+  const zoomed = place(p, p.tree, state.zoom, width, path.length);
   const above = path.map((i, row) => ({ x: 0, w: width, row, i, dust: false, dimmed: true }));
-  const boxes = above.concat(zoomed.boxes.map((box) => ({ ...box, row: box.row + path.length })));
-  const rows = zoomed.rows + path.length;
+  const boxes = above.concat(zoomed.boxes);
+  const { rows } = zoomed;
   const flame = state.direction === 'flame';
   return [{ tree: p.tree, boxes, rows, row: flame ? rows - 1 : 0, grows: flame ? -1 : 1 }];
 }
@@ -149,9 +159,14 @@ function draw() {
   }
 }
 
-function drawBox(tree, { x, w, i, dust, dimmed }, y) {
+function drawBox(tree, { x, w, i, dust, hit, dimmed }, y) {
   const p = profile();
   if (dust) {
+    if (hit) {
+      pen.fillStyle = colours.hit;
+      pen.fillRect(x, y, Math.max(w, 1.5), ROW - 1);
+      return;
+    }
     if (w < 0.3) return;
     pen.fillStyle = colours.dust;
     pen.fillRect(x, y, Math.max(w, 0.5), ROW - 1);
@@ -161,7 +176,8 @@ function drawBox(tree, { x, w, i, dust, dimmed }, y) {
   const label = i === 0 && tree === p.tree ? rootLabel() : p.names[name];
   const [now, then] = shares(p, tree.total[i], tree.totalBefore[i]);
   const isRoot = i === 0 && tree === p.tree;
-  const fill = isRoot ? colours.neutral : p.diff ? changeColour(100 * (now - then)) : packageColour(label);
+  const isOwner = isRoot || p.owners.has(name);
+  const fill = p.diff && !isRoot ? changeColour(100 * (now - then)) : isOwner ? colours.neutral : packageColour(label, p.files[name]);
   const inset = w > 3 ? 1 : w > 1.5 ? 0.5 : 0;
   pen.globalAlpha = dimmed ? 0.55 : state.matches && !state.matches.has(name) ? 0.35 : 1;
   pen.fillStyle = fill;
@@ -201,7 +217,7 @@ function drawBox(tree, { x, w, i, dust, dimmed }, y) {
 
 function rootLabel() {
   const p = profile();
-  return { cpu: 'all CPU time', heap: 'all live heap', goroutine: 'all goroutines' }[p.kind] || 'all';
+  return p.process ? p.names[p.process.name] : KINDS[p.kind][1];
 }
 
 // The end of a Go name tells most: a long path is cut from the left, up to its last element, and then from the right.

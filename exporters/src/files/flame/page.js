@@ -31,7 +31,7 @@ canvas.addEventListener('contextmenu', (event) => {
 });
 scroll.addEventListener('scroll', redraw);
 new ResizeObserver(redraw).observe(scroll);
-dark.addEventListener('change', () => { readColours(); makeHatch(); refresh(); });
+dark.addEventListener('change', () => { readColours(); makeHatch(); summary(); refresh(); });
 
 // ---- search ----------------------------------------------------------------------------------------------------------
 
@@ -39,6 +39,7 @@ function search(text) {
   state.search = text;
   const p = profile();
   state.matches = null;
+  state.hits = null;
   $('found').textContent = '';
   if (text) {
     const pattern = text.match(/^\/(.+)\/$/);
@@ -53,11 +54,15 @@ function search(text) {
       }
     }
     state.matches = new Set();
-    p.names.forEach((name, at) => at > 0 && test(name) && state.matches.add(at));
+    const present = p.functions.map((row) => row.name).concat(p.process ? [] : [...p.owners]);
+    for (const at of present) if (test(p.names[at])) state.matches.add(at);
+    const { tree } = p;
+    // How many matches stand before each node, so that a frame too thin to be drawn can say that it holds some.
+    state.hits = { tree, before: new Int32Array(tree.depth.length + 1) };
+    for (let i = 0; i < tree.depth.length; i++) state.hits.before[i + 1] = state.hits.before[i] + (state.matches.has(tree.name[i]) ? 1 : 0);
     // Outermost matches only: nothing is counted twice.
     let now = 0;
     let then = 0;
-    const { tree } = p;
     for (let i = 1; i < tree.depth.length;) {
       if (state.matches.has(tree.name[i])) {
         now += tree.total[i];
@@ -67,7 +72,7 @@ function search(text) {
         i++;
       }
     }
-    $('found').textContent = `${state.matches.size} functions, ${share(now, p.whole.after)}`
+    $('found').textContent = `${state.matches.size.toLocaleString('en')} ${state.matches.size === 1 ? 'name' : 'names'}, ${share(now, p.whole.after)}`
       + (p.diff ? ` (before ${share(then, p.whole.before)})` : '');
   }
 }
@@ -87,6 +92,13 @@ $('search').addEventListener('keydown', (event) => {
 });
 
 // ---- tables ----------------------------------------------------------------------------------------------------------
+
+// Where there is little room the path of a name goes first; type arguments and receivers hold paths of their own.
+function pathAndName(name) {
+  const end = name.search(/[[(<]/);
+  const slash = name.lastIndexOf('/', end > 0 ? end : name.length);
+  return slash > 0 ? [el('span', { class: 'path' }, name.slice(0, slash + 1)), name.slice(slash + 1)] : [name];
+}
 
 function renderTable(pick) {
   const p = profile();
@@ -114,7 +126,7 @@ function renderTable(pick) {
   }));
   const most = Math.max(1, ...rows.slice(0, TABLE_ROWS).map((row) => Math.abs(change(row))));
   const body = rows.slice(0, TABLE_ROWS).map((row) => {
-    const name = el('button', { title: p.names[row.name] + (p.files[row.name] ? '\n' + p.files[row.name] : '') }, p.names[row.name]);
+    const name = el('button', { title: p.names[row.name] + (p.files[row.name] ? '\n' + p.files[row.name] : '') }, ...pathAndName(p.names[row.name]));
     name.addEventListener('click', () => openSandwich(row.name));
     const cells = [
       el('td', {}, name), el('td', {}, share(row.own, p.whole.after)),
@@ -161,27 +173,63 @@ function setView(view) {
 function setProfile(at) {
   Object.assign(state, { at, zoom: 0, focus: 0, sandwich: null, sort: { key: null, down: true } });
   $('reset').disabled = true;
+  listProcesses();
   search(state.search);
   summary();
   showDetails(profile().tree, 0);
   refresh();
   if (state.direction === 'flame') scroll.scrollTop = scroll.scrollHeight;
 }
+// The processes of this profile, heaviest first; nothing to choose where it knows no more than one.
+function listProcesses() {
+  const p = profiles[state.at];
+  $('process').parentElement.hidden = p.processes.length < 2;
+  const size = new Map();
+  for (let i = 1; i < p.tree.depth.length; i = p.tree.end[i]) size.set(p.tree.name[i], weight(p, p.tree.total[i], p.tree.totalBefore[i]));
+  const options = p.processes.filter(({ name }) => size.has(name)).sort((a, b) => size.get(b.name) - size.get(a.name)).map((process) => {
+    const times = process.pids > 1 ? ` ×${process.pids}` : '';
+    const places = process.places.length ? ' · ' + process.places.join(', ') : '';
+    return el('option', { value: p.names[process.name] }, `${p.names[process.name]}${times}, ${share(size.get(process.name), 1)}${places}`);
+  });
+  $('process').replaceChildren(el('option', { value: '' }, `all ${options.length}`), ...options);
+  // The same choice for every kind, as long as that process is in it.
+  if (!options.some((option) => option.value === state.process)) state.process = null;
+  $('process').value = state.process === null ? '' : state.process;
+}
+// How sure a share is: 95 % of a binomial proportion. Shown for one of 10 %, where it matters.
+function margin(samples) {
+  const points = 196 * Math.sqrt(0.09 / samples);
+  return samples > 0 ? `, a share of 10 % is sure to ±${points.toFixed(points < 0.1 ? 2 : 1)} pp` : '';
+}
+function missing(f) {
+  const parts = [];
+  if (f.lost) parts.push(`${f.lost.toLocaleString('en')} samples lost (${share(f.lost, f.lost + f.samples)})`);
+  if (f.truncated) parts.push(`${f.truncated.toLocaleString('en')} stacks truncated (${share(f.truncated, Math.max(1, f.samples))})`);
+  return parts.join(', ');
+}
 function summary() {
   const p = profile();
+  const timed = (p.kind === 'cpu' || p.kind === 'off_cpu') && p.unit === 'ns';
   const side = (f, total) => {
-    if (p.kind !== 'cpu') return amount(total);
+    if (!timed) return amount(total);
     const seconds = f.duration_ms / 1000;
-    const rate = seconds ? `${(total / 1e9 / seconds).toFixed(2)} CPUs over ${seconds.toFixed(1)} s` : amount(total);
-    return `${rate} (${f.samples.toLocaleString('en')} samples)`;
+    const what = p.kind === 'cpu' ? 'CPUs' : 'threads waiting';
+    const rate = seconds ? `${(total / 1e9 / seconds).toFixed(2)} ${what} over ${seconds.toFixed(1)} s` : amount(total);
+    const sure = p.kind === 'cpu' && !p.process ? margin(f.samples) : '';
+    return `${rate} (${p.process ? 'of ' : ''}${f.samples.toLocaleString('en')} samples${sure})`;
   };
   const parts = [el('b', {}, side(p.after, p.tree.total[0]))];
   if (p.diff) {
     const age = (p.after.at_ms - p.before.at_ms) / 1000;
-    const ago = age >= 120 ? `${Math.round(age / 60)} min` : `${Math.round(age)} s`;
-    parts.push(` now; ${ago} earlier ${side(p.before, p.tree.totalBefore[0])}. Width and colour compare shares, not totals.`);
+    const known = p.after.at_ms > 0 && p.before.at_ms > 0;
+    const size = Math.abs(age) >= 7200 ? `${Math.round(Math.abs(age) / 3600)} h` : Math.abs(age) >= 120 ? `${Math.round(Math.abs(age) / 60)} min` : `${Math.round(Math.abs(age))} s`;
+    const when = !known ? 'before' : age < 0 ? `${size} later` : `${size} earlier`;
+    parts.push(` now; ${when} ${side(p.before, p.tree.totalBefore[0])}. Width and colour compare shares, not totals.`);
+  } else if (p.after.at_ms > 0) {
+    parts.push(' · ' + new Date(p.after.at_ms).toISOString().replace('T', ' ').slice(0, 19) + ' UTC');
   }
-  if (!p.diff) parts.push(' · ' + new Date(p.after.at_ms).toISOString().replace('T', ' ').slice(0, 19) + ' UTC');
+  const lost = [p.diff ? ['now', missing(p.after)] : ['', missing(p.after)], ...(p.diff ? [['before', missing(p.before)]] : [])];
+  for (const [when, text] of lost) if (text) parts.push(el('span', { class: 'lost' }, `${when ? when + ': ' : ''}${text}`));
   $('summary').replaceChildren(...parts);
   const swatch = (style, text) => {
     const box = el('i');
@@ -224,18 +272,24 @@ for (const button of $('widths').querySelectorAll('button')) {
   button.addEventListener('click', () => { state.width = button.dataset.width; refresh(); });
 }
 profiles.forEach((p, at) => {
-  const button = el('button', { 'data-kind': at }, { cpu: 'CPU', heap: 'Heap', goroutine: 'Goroutines' }[p.kind] || p.kind);
+  const button = el('button', { 'data-kind': at }, KINDS[p.kind][0]);
   button.addEventListener('click', () => setProfile(at));
   $('kinds').append(button);
 });
 $('reset').addEventListener('click', () => zoom(0));
+$('process').addEventListener('change', () => {
+  state.process = $('process').value || null;
+  setProfile(state.at);
+});
 
-// The address may say what to show first: #view=table&kind=1&search=text&sandwich=function&direction=flame
+// The address may say what to show first: #view=table&kind=1&process=name&search=text&sandwich=function&direction=flame
 function fromAddress() {
   const wanted = new URLSearchParams(location.hash.slice(1));
-  Object.assign(state, { at: 0, view: 'graph', direction: 'icicle', width: 'both', zoom: 0, focus: 0, sandwich: null });
+  Object.assign(state, { at: 0, view: 'graph', direction: 'icicle', width: 'both', zoom: 0, focus: 0, sandwich: null, process: null });
   $('reset').disabled = true;
   if (wanted.has('kind') && profiles[Number(wanted.get('kind'))]) state.at = Number(wanted.get('kind'));
+  state.process = wanted.get('process');
+  listProcesses();
   if (['graph', 'table', 'sandwich', 'tree'].includes(wanted.get('view'))) state.view = wanted.get('view');
   if (wanted.get('direction') === 'flame') state.direction = 'flame';
   if (['after', 'before'].includes(wanted.get('width'))) state.width = wanted.get('width');

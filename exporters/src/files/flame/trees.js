@@ -45,24 +45,47 @@ function load(raw) {
     depth: Int32Array.from(raw.depth), name: Int32Array.from(raw.name), own: Float64Array.from(raw.own),
     ownBefore: raw.diff ? Float64Array.from(raw.own_before) : new Float64Array(n),
   });
+  const owners = new Set(raw.processes.map((process) => process.name));
+  return { ...raw, ...measured({ ...raw, owners }, tree), owners, only: new Map() };
+}
+
+// A tree with what follows from it alone.
+function measured(p, tree) {
   const whole = { after: tree.total[0] || 1, before: tree.totalBefore[0] || 1 };
   // The largest change has the full colour; below five points colours stay pale, however small all changes are.
   let most = 5;
-  for (let i = 1; raw.diff && i < n; i++) {
+  for (let i = 1; p.diff && i < tree.depth.length; i++) {
     most = Math.max(most, 100 * Math.abs(tree.total[i] / whole.after - tree.totalBefore[i] / whole.before));
   }
-  return { ...raw, tree, whole, most, functions: functionTable(tree, raw.names.length) };
+  return { tree, whole, most, functions: functionTable(tree, p.names.length, p.owners) };
+}
+
+// The profile as if one process were all there is: its node becomes the root. Made once for each process that is asked for.
+function onlyProcess(p, text) {
+  if (text === null) return p;
+  if (!p.only.has(text)) {
+    const process = p.processes.find((known) => p.names[known.name] === text);
+    let root = 1;
+    while (process && root < p.tree.depth.length && p.tree.name[root] !== process.name) root = p.tree.end[root];
+    const found = process && root < p.tree.depth.length;
+    const cut = (column) => column.slice(root, p.tree.end[root]);
+    const tree = found && finish({
+      depth: cut(p.tree.depth).map((depth) => depth - 1), name: cut(p.tree.name), own: cut(p.tree.own), ownBefore: cut(p.tree.ownBefore),
+    });
+    p.only.set(text, found ? { ...p, ...measured(p, tree), process } : p);
+  }
+  return p.only.get(text);
 }
 
 // Own and total by function; a function counts once in a stack, however often it recurs there.
-function functionTable(tree, names) {
+function functionTable(tree, names, owners) {
   const rows = Array.from({ length: names }, (_, name) => ({ name, own: 0, ownBefore: 0, total: 0, totalBefore: 0, seen: false }));
   const active = new Int32Array(names);
   const open = [];
   for (let i = 1; i < tree.depth.length; i++) {
     while (open.length && tree.end[open[open.length - 1]] <= i) active[tree.name[open.pop()]]--;
     const row = rows[tree.name[i]];
-    row.seen = true;
+    row.seen = !owners.has(row.name);
     row.own += tree.own[i];
     row.ownBefore += tree.ownBefore[i];
     if (active[row.name] === 0) {
@@ -124,21 +147,28 @@ function sandwich(profile, name) {
   return { name, up: up.freeze(names), down: down.freeze(names) };
 }
 
+// ---- words about kinds -----------------------------------------------------------------------------------------------
+
+const KINDS = {
+  cpu: ['CPU', 'all CPU time'], off_cpu: ['Off CPU', 'all time without a CPU'], heap: ['Heap', 'all live heap'],
+  alloc: ['Allocated', 'all that was allocated'], goroutine: ['Goroutines', 'all goroutines'],
+};
+
 // ---- state -----------------------------------------------------------------------------------------------------------
 
 const profiles = data.profiles.map(load);
 const state = {
-  at: 0, view: 'graph', direction: 'icicle', width: 'both', zoom: 0, focus: 0, hover: null, search: '', matches: null,
-  sandwich: null, row: 0, sort: { key: null, down: true },
+  at: 0, view: 'graph', direction: 'icicle', width: 'both', zoom: 0, focus: 0, hover: null, search: '', matches: null, hits: null,
+  sandwich: null, row: 0, sort: { key: null, down: true }, process: null,
 };
-const profile = () => profiles[state.at];
+const profile = () => onlyProcess(profiles[state.at], state.process);
 
 const share = (value, of) => (100 * value / of).toFixed(value / of >= 0.0995 ? 1 : 2) + ' %';
 const signed = (points) => (points > 0 ? '+' : points < 0 ? '−' : '±') + Math.abs(points).toFixed(2) + ' pp';
 function amount(value) {
   const { unit } = profile();
   if (unit === 'ns') return value >= 1e9 ? (value / 1e9).toFixed(2) + ' s' : (value / 1e6).toFixed(0) + ' ms';
-  if (unit !== 'By') return value.toLocaleString('en');
+  if (unit !== 'By') return value.toLocaleString('en') + (unit ? ' ' + unit : '');
   const scale = value >= 2 ** 30 ? [2 ** 30, 'GiB'] : value >= 2 ** 20 ? [2 ** 20, 'MiB'] : [1024, 'KiB'];
   return (value / scale[0]).toFixed(1) + ' ' + scale[1];
 }

@@ -10,8 +10,8 @@ use model::member::{MemberFact, MemberState};
 use model::origin::{MemberRef, Origin};
 use model::probe::{Probe, ProbeKind, ProbeOutcome};
 use model::profile::{
-    Baseline, CaptureOutcome, CaptureResult, Frame, Function, Mapping, ProfileKind, ProfileSet, StackSample,
-    Stacks,
+    Baseline, CaptureOutcome, CaptureResult, Frame, Function, Losses, Mapping, ProfileKind, ProfileSet,
+    StackSample, Stacks,
 };
 use model::verdict::{Decision, Evidence, State};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -519,6 +519,7 @@ fn stacks(samples: Vec<StackSample>) -> Stacks {
         address: 0x40 + u64::from(function),
         line: 3,
         inlined,
+        ..Frame::default()
     };
     Stacks {
         kind: ProfileKind::Cpu,
@@ -527,10 +528,11 @@ fn stacks(samples: Vec<StackSample>) -> Stacks {
         period: 10_000_000,
         mappings: vec![Mapping {
             path: "/bin/etcd".to_owned(),
-            build_id: "abc/def/ghi/jkl".to_owned(),
+            go_build_id: "abc/def/ghi/jkl".to_owned(),
             start: 1,
             end: 2,
             offset: 3,
+            ..Mapping::default()
         }],
         functions: vec![function("leaf"), function("middle"), function("main")],
         frames: vec![
@@ -541,6 +543,7 @@ fn stacks(samples: Vec<StackSample>) -> Stacks {
         ],
         owners: Vec::new(),
         samples,
+        losses: Losses::default(),
         pprof: Vec::new(),
     }
 }
