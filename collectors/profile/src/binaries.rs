@@ -18,6 +18,7 @@ use crate::symbols::elf::{Elf, Span};
 use crate::symbols::file::{self, Windows};
 use crate::symbols::gopclntab::{GoError, GoSymbols};
 use crate::symbols::identity;
+use crate::symbols::native::NativeSymbols;
 
 /// Files held open. A node runs some dozens of programs that take any CPU time; each takes two descriptors.
 const BINARIES_MAX: usize = 64;
@@ -76,13 +77,33 @@ impl Missing {
     }
 }
 
-/// Where names of a file come from: each source is asked in turn until one knows the address.
-#[derive(Debug)]
-pub enum FileSymbols {
-    /// Go's own tables.
-    Go(Box<GoSymbols<File>>),
-    // SEAM: the native reader is the second variant, `Native(Box<symbols::native::NativeSymbols>)`; `sources` below opens
-    // it, `names::frames::of` asks it. A program with C in it has both, Go first.
+/// What tells a build from others, each empty where there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// The linker's, hexadecimal.
+    pub build_id: String,
+    /// Go's.
+    pub go_build_id: String,
+    /// The hash of the file that `OpenTelemetry` recommends, hexadecimal.
+    pub htlhash: String,
+}
+
+impl Ids {
+    fn read(windows: &mut Windows<File>, elf: &Elf, id: Option<&[u8]>) -> Result<Ids, Missing> {
+        let build_id = id.map_or_else(String::new, |id| identity::hex(id.iter()));
+        let go_build_id = identity::go_build_id(windows, elf).map_err(|_| Missing::Unreadable)?;
+        let htlhash = identity::htlhash(windows).map_err(|_| Missing::Unreadable)?;
+        Ok(Ids { build_id, go_build_id: go_build_id.unwrap_or_default(), htlhash })
+    }
+}
+
+/// The reader of native tables, opened when it is first asked for.
+#[derive(Debug, Default)]
+enum Native {
+    #[default]
+    Closed,
+    Open(Box<NativeSymbols<File>>),
+    Unusable,
 }
 
 /// One file, open, and what has been read of it.
@@ -90,10 +111,13 @@ pub enum FileSymbols {
 pub struct Binary {
     /// Its layout.
     pub elf: Elf,
-    /// The linker's id in hexadecimal, the hash of the file where there is none.
-    pub build_id: String,
-    symbols: Mutex<Vec<FileSymbols>>,
+    /// Which build it is.
+    pub ids: Ids,
+    go: Mutex<Option<Box<GoSymbols<File>>>>,
     is_go: bool,
+    native: Mutex<Native>,
+    /// The root of the process that it was found by, where its debug information may lie, and its path there.
+    place: (PathBuf, PathBuf),
     bytes: usize,
     file: File,
     was: State,
@@ -123,7 +147,7 @@ impl State {
 }
 
 impl Binary {
-    fn read(file: File, module: &Module, way: Way) -> Result<Binary, Missing> {
+    fn read(file: File, module: &Module, (proc, way): (&Path, Way)) -> Result<Binary, Missing> {
         let failed = |error: io::Error| Missing::of(&error);
         let (was, second) = (State::of(&file).map_err(failed)?, file.try_clone().map_err(failed)?);
         let mut windows = Windows::new(second).map_err(|_| Missing::Unreadable)?;
@@ -132,15 +156,12 @@ impl Binary {
         if !is_the_same(&module.identity, (was.device, was.inode), id.as_deref(), way) {
             return Err(Missing::Replaced);
         }
-        let build_id = match id {
-            Some(id) => identity::hex(id.iter()),
-            None => identity::htlhash(&mut windows).map_err(|_| Missing::Unreadable)?,
-        };
-        let symbols = sources(windows, &elf);
-        let functions = symbols.iter().map(|FileSymbols::Go(symbols)| symbols.functions()).sum::<usize>();
-        let is_go = symbols.iter().any(|source| matches!(source, FileSymbols::Go(_)));
-        let bytes = BINARY_BYTES + functions * FUNCTION_BYTES;
-        Ok(Binary { elf, build_id, symbols: Mutex::new(symbols), is_go, bytes, file, was })
+        let ids = Ids::read(&mut windows, &elf, id.as_deref())?;
+        let go = tables_of_go(windows, &elf);
+        let bytes = BINARY_BYTES + go.as_ref().map_or(0, |symbols| symbols.functions() * FUNCTION_BYTES);
+        let (is_go, native) = (go.is_some(), Mutex::default());
+        let place = (proc.join("root"), module.path.clone());
+        Ok(Binary { elf, ids, go: Mutex::new(go), is_go, native, place, bytes, file, was })
     }
 
     /// Whether Go built it, and its tables could be read.
@@ -161,9 +182,37 @@ impl Binary {
         self.was
     }
 
-    /// Its sources of names, for as long as the guard lives.
-    pub fn symbols(&self) -> MutexGuard<'_, Vec<FileSymbols>> {
-        self.symbols.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Go's own tables, for as long as the guard lives; `None` where Go did not build it.
+    pub fn go(&self) -> MutexGuard<'_, Option<Box<GoSymbols<File>>>> {
+        self.go.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names by symbol table and debug information. They take memory until [`Binary::close`].
+    pub fn with_native<T>(&self, ask: impl FnOnce(&mut NativeSymbols<File>) -> T) -> Option<T> {
+        let mut native = self.native.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*native, Native::Closed) {
+            *native = self.open_native().map_or(Native::Unusable, Native::Open);
+        }
+        match &mut *native {
+            Native::Open(symbols) => Some(ask(symbols)),
+            Native::Closed | Native::Unusable => None,
+        }
+    }
+
+    fn open_native(&self) -> Option<Box<NativeSymbols<File>>> {
+        let windows = Windows::new(self.file.try_clone().ok()?).ok()?;
+        let mut symbols = Box::new(NativeSymbols::load(windows, self.elf.clone()));
+        // Without debug information the symbol table is what there is.
+        symbols.find_separate(&self.place.0, &self.place.1).ok();
+        Some(symbols)
+    }
+
+    /// Frees what was read of native tables; they are read again when somebody asks.
+    pub fn close(&self) {
+        let mut native = self.native.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*native, Native::Open(_)) {
+            *native = Native::Closed;
+        }
     }
 
     /// The executable segment that an offset in the file is in.
@@ -180,14 +229,13 @@ impl Binary {
     }
 }
 
-/// What can be asked for names in this file.
-fn sources(windows: Windows<File>, elf: &Elf) -> Vec<FileSymbols> {
+fn tables_of_go(windows: Windows<File>, elf: &Elf) -> Option<Box<GoSymbols<File>>> {
     match GoSymbols::load(windows, elf.clone()) {
-        Ok(symbols) => vec![FileSymbols::Go(Box::new(symbols))],
-        Err(GoError::NotGo) => Vec::new(),
+        Ok(symbols) => Some(Box::new(symbols)),
+        Err(GoError::NotGo) => None,
         Err(error) => {
             tracing::debug!(%error, "tables of Go that cannot be read");
-            Vec::new()
+            None
         }
     }
 }
@@ -300,9 +348,9 @@ impl Table {
 /// Opens it in one of the ways there are; what the first one says is what is told when none leads anywhere.
 fn find(module: &Module, pid: u32) -> Result<Binary, Missing> {
     let mut why = None;
-    let mut tried = |path: PathBuf, way: Way| {
+    let mut tried = |proc: &Path, path: PathBuf, way: Way| {
         let opened = file::open(&path).map_err(|error| Missing::of(&error));
-        opened.and_then(|file| Binary::read(file, module, way)).map_err(|missing| {
+        opened.and_then(|file| Binary::read(file, module, (proc, way))).map_err(|missing| {
             // That there was another file says more than that there was none.
             let worse = why.filter(|why| !matches!(why, Missing::Gone));
             why = Some(worse.unwrap_or(missing));
@@ -311,17 +359,17 @@ fn find(module: &Module, pid: u32) -> Result<Binary, Missing> {
     let pids = if module.pid == pid { vec![pid] } else { vec![pid, module.pid] };
     for proc in pids.iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))) {
         let is_its_program = fs::read_link(proc.join("exe")).is_ok_and(|path| path == module.path);
-        if is_its_program && let Ok(binary) = tried(proc.join("exe"), Way::Held) {
+        if is_its_program && let Ok(binary) = tried(&proc, proc.join("exe"), Way::Held) {
             return Ok(binary);
         }
         if module.kind == Kind::File
             && let Ok(below) = module.path.strip_prefix("/")
-            && let Ok(binary) = tried(proc.join("root").join(below), Way::Named)
+            && let Ok(binary) = tried(&proc, proc.join("root").join(below), Way::Named)
         {
             return Ok(binary);
         }
         if let Some(range) = range_of(&proc, &module.path)
-            && let Ok(binary) = tried(proc.join("map_files").join(range), Way::Held)
+            && let Ok(binary) = tried(&proc, proc.join("map_files").join(range), Way::Held)
         {
             return Ok(binary);
         }

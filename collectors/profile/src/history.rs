@@ -19,8 +19,8 @@
 //! ```
 //! Inside are LEB128 numbers, signed ones zigzag, in columns; "Δ" is signed, from the one before in the same column of the
 //! same block. The dictionary adds to those of all blocks before: count of texts, their lengths, their bytes; mappings
-//! (path, build id, start, end − start, offset); functions (Δ name), (Δ file), (start line); frames (Δ function),
-//! (mapping + 1 or 0), (Δ address), (line), (inlined); stack nodes (own number − parent), (Δ frame), where a parent is a node's
+//! (path, the three build ids, start, end − start, offset); functions (Δ name), (Δ file), (start line); frames (Δ function),
+//! (mapping + 1 or 0), (Δ address), (line), (inlined + 2 × kind); stack nodes (own number − parent), (Δ frame), where a parent is a node's
 //! number + 1, or 0 at the root, and so is a stack; owners (Δ pid, process, thread, container, pod, namespace, CPU + 1).
 //! A window is: period, lost samples, samples left out, count of samples, (Δ owner + 1), (Δ stack), (count), (value −
 //! count × period).

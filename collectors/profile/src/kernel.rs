@@ -3,7 +3,7 @@
 //! Owns the two sessions (what runs, what waits) and that both tell of the same time. Refuses to wait: how long it takes
 //! is the caller's to say, and what was seen until then is kept.
 
-use model::profile::{ProfileKind, Stacks};
+use model::profile::{Losses, ProfileKind, Stacks};
 use model::time::Stamp;
 
 use crate::binaries::Binaries;
@@ -99,7 +99,13 @@ impl Kernel {
             let (stacks, _) = self.names.name(&counted.stacks, &capture);
             (stacks, statistics)
         });
+        let losses =
+            |statistics: &Statistics| Losses { lost: statistics.lost, truncated: statistics.truncated };
+        let cpu = Stacks { losses: losses(&outcome.statistics), ..cpu };
+        let off_cpu = off_cpu.map(|(stacks, told)| (Stacks { losses: losses(&told), ..stacks }, told));
+        let kernel_nameless = self.names.kernel().why_nameless().map(ToString::to_string);
         let account = Account {
+            kernel_nameless,
             abilities,
             end: outcome.end,
             statistics: outcome.statistics,
@@ -137,6 +143,8 @@ pub struct Account {
     pub unwinding: unwind::Statistics,
     /// Of names.
     pub naming: names::Statistics,
+    /// Why frames of the kernel have no names.
+    pub kernel_nameless: Option<String>,
     /// Samples whose stacks found no room.
     pub overflow: u64,
     /// The same of the events of waiting.

@@ -104,6 +104,7 @@ pub struct Names {
     known: Known,
     numbers: HashMap<(Identity, PathBuf), Number>,
     last_number: u32,
+    hot: frames::Hot,
 }
 
 impl Names {
@@ -123,11 +124,18 @@ impl Names {
             naming.stack(&stack, capture, &mut output);
         }
         let mut statistics = naming.statistics;
+        self.hot.cool();
         statistics.cut = output.cut();
         (output.finish(capture), statistics)
     }
 
     /// The number of a module's file in the state that it is in.
+    /// Where names of the kernel come from.
+    #[must_use]
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
     fn number(&mut self, module: &Module, state: State) -> u32 {
         if self.numbers.len() >= MODULES_MAX {
             self.numbers.clear();
@@ -179,7 +187,7 @@ impl Naming<'_> {
         self.statistics.kernel += 1;
         let name = self.names.kernel.name(frame.offset);
         self.statistics.kernel_named += u64::from(name.is_some());
-        output.kernel(name);
+        output.kernel(name.as_deref());
     }
 
     /// A place that this capture has not met before.
@@ -212,7 +220,7 @@ impl Naming<'_> {
             Some(known) => known,
             None => {
                 self.statistics.look_ups += 1;
-                let found = frames::of(binary, frame.offset, how.is_return);
+                let found = frames::of(binary, (frame.offset, how.is_return), &mut self.names.hot);
                 self.names.known.put(key, found)
             }
         };

@@ -11,7 +11,7 @@ mod opener;
 mod statistics;
 mod walk;
 
-use crate::binaries::{Binaries, Binary, FileSymbols};
+use crate::binaries::{Binaries, Binary};
 use crate::perf::attr::REGISTERS;
 use crate::perf::modules::{Kind, Mappings, Place};
 use crate::perf::record::{Sample, Words};
@@ -212,11 +212,8 @@ fn look_up(binary: &Binary, at: At, offset: u64) -> Known {
         At::Next(_) => Pc::Sampled(address),
         At::Return(_) => Pc::Return(address.wrapping_add(1)),
     };
-    let mut symbols = binary.symbols();
-    let Some(FileSymbols::Go(go)) = symbols.iter_mut().find(|source| matches!(source, FileSymbols::Go(_)))
-    else {
-        return Known::Code;
-    };
+    let mut symbols = binary.go();
+    let Some(go) = symbols.as_mut() else { return Known::Code };
     let (Ok(Some(function)), Ok(delta)) = (go.function(pc), go.sp_delta(pc)) else { return Known::Code };
     // Before the first instruction nothing has been pushed, whatever the function does to the stack later.
     let is_first = function.start == address && matches!(at, At::Next(_));

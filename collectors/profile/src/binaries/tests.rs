@@ -35,7 +35,7 @@ fn a_file_is_opened_once_for_all_who_ask() {
     let first = binaries.open(&module, process::id()).unwrap();
     assert!(Arc::ptr_eq(&first, &binaries.clone().open(&module, 1).unwrap()));
     assert!(!first.is_go() && first.is_as_it_was() && binaries.len() == 1);
-    assert!(first.symbols().is_empty());
+    assert!(first.go().is_none());
     let code = first
         .code_at(first.elf.segments.iter().find(|one| one.is_executable()).unwrap().span.offset)
         .unwrap();
@@ -49,8 +49,8 @@ fn another_file_of_that_name_is_another_file() {
     let known = open(inode(&path)).unwrap();
     assert_eq!(open(Identity::Inode { major: 0, minor: 0, inode: 1 }).unwrap_err(), Missing::Replaced);
     assert_eq!(open(id(&"ab".repeat(20))).unwrap_err(), Missing::Replaced);
-    if known.build_id.len() == 40 {
-        assert_eq!(open(id(&known.build_id)).unwrap().build_id, known.build_id);
+    if known.ids.build_id.len() == 40 {
+        assert_eq!(open(id(&known.ids.build_id)).unwrap().ids, known.ids);
     }
     assert_eq!(open(Identity::BuildId(0, [0; 20])).unwrap_err(), Missing::Replaced);
     fs::remove_file(path).unwrap();

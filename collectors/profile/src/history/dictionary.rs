@@ -3,7 +3,7 @@
 //! Owns the numbers and the bytes in which new ones are written. A stack is a path in a tree whose nodes are frames, so that
 //! the second of two stacks costs only what differs. Refuses to grow without end: its owner asks for the bytes in use.
 
-use model::profile::{Frame, Function, Mapping, Owner, Stacks};
+use model::profile::{Frame, FrameKind, Function, Mapping, Owner, Stacks};
 
 use super::interner::{Interner, Texts};
 use super::wire::{put, put_signed, put_size};
@@ -16,7 +16,8 @@ pub(super) const TEXT_BYTES_MAX: usize = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct MappingKey {
     path: u32,
-    build_id: u32,
+    /// The linker's, Go's, OpenTelemetry's.
+    ids: [u32; 3],
     start: u64,
     end: u64,
     offset: u64,
@@ -36,6 +37,7 @@ struct FrameKey {
     function: u32,
     mapping: u32,
     is_inlined: bool,
+    kind: FrameKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,10 +90,10 @@ impl Dictionary {
 
     /// The frame at this place of `stacks`; `None` for a reference to nothing.
     pub(super) fn frame(&mut self, stacks: &Stacks, at: u32) -> Option<u32> {
-        let Frame { function, mapping, address, line, inlined } = *stacks.frames.get(place(at))?;
+        let Frame { function, mapping, address, line, inlined, kind } = *stacks.frames.get(place(at))?;
         let function = self.function(stacks.functions.get(place(function))?);
         let mapping = stacks.mappings.get(place(mapping)).map_or(NONE, |mapping| self.mapping(mapping));
-        Some(self.frames.id(FrameKey { address, line, function, mapping, is_inlined: inlined }))
+        Some(self.frames.id(FrameKey { address, line, function, mapping, is_inlined: inlined, kind }))
     }
 
     fn function(&mut self, function: &Function) -> u32 {
@@ -100,9 +102,10 @@ impl Dictionary {
     }
 
     fn mapping(&mut self, mapping: &Mapping) -> u32 {
-        let (path, build_id) = (self.text(&mapping.path), self.text(&mapping.build_id));
+        let path = self.text(&mapping.path);
+        let ids = [&mapping.build_id, &mapping.go_build_id, &mapping.htlhash].map(|id| self.text(id));
         let Mapping { start, end, offset, .. } = *mapping;
-        self.mappings.id(MappingKey { path, build_id, start, end, offset })
+        self.mappings.id(MappingKey { path, ids, start, end, offset })
     }
 
     pub(super) fn owner(&mut self, owner: &Owner) -> u32 {
@@ -182,7 +185,9 @@ fn write_mappings(out: &mut Vec<u8>, mappings: &[MappingKey]) {
     put_size(out, mappings.len());
     for mapping in mappings {
         put(out, mapping.path.into());
-        put(out, mapping.build_id.into());
+        for id in mapping.ids {
+            put(out, id.into());
+        }
         put(out, mapping.start);
         put_signed(out, mapping.end.wrapping_sub(mapping.start).cast_signed());
         put(out, mapping.offset);
@@ -219,7 +224,16 @@ fn write_frames(out: &mut Vec<u8>, frames: &[FrameKey]) {
         put_signed(out, frame.line);
     }
     for frame in frames {
-        put(out, frame.is_inlined.into());
+        put(out, u64::from(frame.is_inlined) + 2 * kind_number(frame.kind));
+    }
+}
+
+fn kind_number(kind: FrameKind) -> u64 {
+    match kind {
+        FrameKind::Unknown => 0,
+        FrameKind::Native => 1,
+        FrameKind::Go => 2,
+        FrameKind::Kernel => 3,
     }
 }
 

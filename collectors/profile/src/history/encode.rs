@@ -74,7 +74,9 @@ impl<'a> Encoder<'a> {
         let mapping = frame.and_then(|frame| self.stacks.mappings.get(usize::try_from(frame.mapping).ok()?));
         ENTRY_BYTES
             + function.map_or(0, |function| text_cost(&[&function.name, &function.file]))
-            + mapping.map_or(0, |mapping| text_cost(&[&mapping.path, &mapping.build_id]))
+            + mapping.map_or(0, |mapping| {
+                text_cost(&[&mapping.path, &mapping.build_id, &mapping.go_build_id, &mapping.htlhash])
+            })
     }
 
     fn owner_cost(&self, at: u32) -> usize {

@@ -3,7 +3,7 @@
 //! Owns the numbers of the whole and the bounds on it. What a segment calls by one number is looked up once and remembered
 //! as long as that segment is read.
 
-use model::profile::{Frame, Function, Mapping, Owner, ProfileKind, StackSample, Stacks};
+use model::profile::{Frame, FrameKind, Function, Losses, Mapping, Owner, ProfileKind, StackSample, Stacks};
 
 use super::dictionary::NONE;
 use super::interner::{Interner, Slots};
@@ -20,7 +20,7 @@ const UNSET: u32 = u32::MAX;
 /// An owner that is not asked for.
 const SKIPPED: u32 = u32::MAX - 1;
 
-type FrameKey = (u32, u32, u64, i64, bool);
+type FrameKey = (u32, u32, u64, i64, bool, FrameKind);
 
 /// The whole, and what of a segment has been looked up.
 #[derive(Debug)]
@@ -189,7 +189,7 @@ impl<'f> Merge<'f> {
         let row = tables.frames.get(place(at))?;
         let function = self.function(tables, row.function)?;
         let mapping = if row.mapping == NONE { NONE } else { self.mapping(tables, row.mapping)? };
-        let id = self.frames.id((function, mapping, row.address, row.line, row.is_inlined));
+        let id = self.frames.id((function, mapping, row.address, row.line, row.is_inlined, row.kind));
         learn(&mut self.local.frames, at, id, tables.frames.len());
         Some(id)
     }
@@ -211,8 +211,10 @@ impl<'f> Merge<'f> {
             return Some(known);
         }
         let row = tables.mappings.get(place(at))?;
-        let (path, build_id) = (tables.text(row.path).to_owned(), tables.text(row.build_id).to_owned());
-        let mapping = Mapping { path, build_id, start: row.start, end: row.end, offset: row.offset };
+        let path = tables.text(row.path).to_owned();
+        let [build_id, go_build_id, htlhash] = row.ids.map(|id| tables.text(id).to_owned());
+        let (start, end, offset) = (row.start, row.end, row.offset);
+        let mapping = Mapping { path, build_id, go_build_id, htlhash, start, end, offset };
         let id = number(&mut self.mappings, &mut self.mapping_slots, mapping);
         learn(&mut self.local.mappings, at, id, tables.mappings.len());
         Some(id)
@@ -225,18 +227,20 @@ impl<'f> Merge<'f> {
             Some((first, rest)) if rest.iter().all(|period| period == first) => *first,
             _ => 0,
         };
+        let lost = self.parts.iter().fold(0, |sum, part| part.lost.saturating_add(sum));
         let sample = |((path, owner), (count, value)): (&(u32, u32), &(i64, i64))| StackSample {
             frames: self.paths.get(place(*path)).map(|path| path.to_vec()).unwrap_or_default(),
             value: *value,
             count: *count,
             owner: *owner,
         };
-        let frame = |&(function, mapping, address, line, inlined): &FrameKey| Frame {
+        let frame = |&(function, mapping, address, line, inlined, kind): &FrameKey| Frame {
             function,
             mapping,
             address,
             line,
             inlined,
+            kind,
         };
         let stacks = Stacks {
             kind: ProfileKind::Cpu,
@@ -248,6 +252,7 @@ impl<'f> Merge<'f> {
             mappings: self.mappings,
             functions: self.functions,
             owners: self.owners,
+            losses: Losses { lost, truncated: 0 },
             pprof: Vec::new(),
         };
         Selection { stacks, parts: self.parts, gaps, loss, left_out: self.left_out }

@@ -3,6 +3,8 @@
 //! Owns the checks: each reference points to something that came before it, texts are UTF-8, and no list grows past its
 //! bound. Refuses to go on after the first thing that is not so: what is numbered wrong would be a stack nobody ran.
 
+use model::profile::FrameKind;
+
 use super::dictionary::{NONE, TEXT_BYTES_MAX};
 use super::interner::piece;
 use super::wire::Cursor;
@@ -16,7 +18,8 @@ const ENTRIES_MAX: usize = 1 << 20;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MappingRow {
     pub(super) path: u32,
-    pub(super) build_id: u32,
+    /// The linker's, Go's, OpenTelemetry's.
+    pub(super) ids: [u32; 3],
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) offset: u64,
@@ -38,6 +41,7 @@ pub(super) struct FrameRow {
     pub(super) address: u64,
     pub(super) line: i64,
     pub(super) is_inlined: bool,
+    pub(super) kind: FrameKind,
 }
 
 /// An owner, texts by number: process, thread, container, pod, namespace.
@@ -113,10 +117,11 @@ impl Tables {
 
     fn mappings(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
         for _ in 0..room(self.mappings.len(), cursor.count()?)? {
-            let (path, build_id) = (self.text_id(cursor)?, self.text_id(cursor)?);
+            let path = self.text_id(cursor)?;
+            let ids = [self.text_id(cursor)?, self.text_id(cursor)?, self.text_id(cursor)?];
             let start = cursor.unsigned()?;
             let end = start.wrapping_add(cursor.signed()?.cast_unsigned());
-            self.mappings.push(MappingRow { path, build_id, start, end, offset: cursor.unsigned()? });
+            self.mappings.push(MappingRow { path, ids, start, end, offset: cursor.unsigned()? });
         }
         Some(())
     }
@@ -144,7 +149,8 @@ impl Tables {
         let (mut functions, mut address) = (0, 0_u64);
         for _ in 0..count {
             let function = delta(cursor, &mut functions, self.functions.len())?;
-            self.frames.push(FrameRow { function, mapping: NONE, address: 0, line: 0, is_inlined: false });
+            let (mapping, kind) = (NONE, FrameKind::Unknown);
+            self.frames.push(FrameRow { function, mapping, address: 0, line: 0, is_inlined: false, kind });
         }
         let new = self.frames.get_mut(first..)?;
         for frame in &mut *new {
@@ -161,9 +167,13 @@ impl Tables {
             frame.line = cursor.signed()?;
         }
         for frame in new {
-            frame.is_inlined = match cursor.unsigned()? {
-                0 => false,
-                1 => true,
+            let told = cursor.unsigned()?;
+            frame.is_inlined = told % 2 == 1;
+            frame.kind = match told / 2 {
+                0 => FrameKind::Unknown,
+                1 => FrameKind::Native,
+                2 => FrameKind::Go,
+                3 => FrameKind::Kernel,
                 _ => return None,
             };
         }

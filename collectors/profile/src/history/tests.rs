@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::profile::{Baseline, Frame, Function, Mapping, Owner, ProfileKind, StackSample, Stacks};
+use model::profile::{
+    Baseline, Frame, FrameKind, Function, Losses, Mapping, Owner, ProfileKind, StackSample, Stacks,
+};
 use model::time::{SECOND_NS, Stamp};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -38,7 +40,7 @@ fn singly() -> Limits {
 }
 
 /// A frame with all that belongs to it, and an owner: what numbers stand for.
-type Place = ((String, String, i64), Option<(String, String, [u64; 3])>, u64, i64, bool);
+type Place = ((String, String, i64), Option<([String; 4], [u64; 3])>, u64, i64, bool, FrameKind);
 type Content = BTreeMap<(Option<Owner>, Vec<Place>), (i64, i64)>;
 
 fn get<T>(list: &[T], at: u32) -> Option<&T> {
@@ -53,10 +55,11 @@ fn content(stacks: &Stacks, samples: &[(StackSample, i64, i64)]) -> Content {
         let function = get(&stacks.functions, frame.function)?;
         let mapping = get(&stacks.mappings, frame.mapping).map(|mapping| {
             let numbers = [mapping.start, mapping.end, mapping.offset];
-            (mapping.path.clone(), mapping.build_id.clone(), numbers)
+            let texts = [&mapping.path, &mapping.build_id, &mapping.go_build_id, &mapping.htlhash];
+            (texts.map(String::clone), numbers)
         });
         let function = (cut(&function.name), cut(&function.file), function.start_line);
-        Some((function, mapping, frame.address, frame.line, frame.inlined))
+        Some((function, mapping, frame.address, frame.line, frame.inlined, frame.kind))
     };
     let mut content = Content::new();
     for (sample, value, count) in samples {
@@ -91,7 +94,7 @@ fn owner(process: &str, pid: u32) -> Owner {
 
 /// Two processes, three stacks; `second` in the counts, so that no two windows are equal.
 fn window(second: u64) -> Window {
-    let frame = |function, address| Frame { function, mapping: 0, address, line: 3, inlined: false };
+    let frame = |function, address| Frame { function, mapping: 0, address, line: 3, ..Frame::default() };
     let sample = |frames: &[u32], count: i64, owner| StackSample {
         frames: frames.to_vec(),
         value: count * 10_000_000,
@@ -115,6 +118,7 @@ fn window(second: u64) -> Window {
             frames: vec![frame(0, 0x10), frame(1, 0x20), frame(2, 0x30)],
             owners: vec![owner("etcd", 10), Owner { container, ..owner("backup", 11) }],
             samples: vec![sample(&[1, 0], 1 + grown, 0), sample(&[2, 1, 0], 5, 0), sample(&[2], 2, 1)],
+            losses: Losses::default(),
             pprof: Vec::new(),
         },
         lost: second % 3,
@@ -157,8 +161,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn frames()(function in 0..9_u32, mapping in prop_oneof![0..4_u32, Just(u32::MAX)], address in any::<u64>(), line in any::<i64>(), inlined in any::<bool>()) -> Frame {
-        Frame { function, mapping, address, line, inlined }
+    fn frames()(function in 0..9_u32, mapping in prop_oneof![0..4_u32, Just(u32::MAX)], address in any::<u64>(), line in any::<i64>(), inlined in any::<bool>(), kind in prop_oneof![Just(FrameKind::Unknown), Just(FrameKind::Native), Just(FrameKind::Go), Just(FrameKind::Kernel)]) -> Frame {
+        Frame { function, mapping, address, line, inlined, kind }
     }
 }
 
@@ -169,8 +173,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn mappings()(path in "[a-c]{0,2}", build_id in "[0-9a-f]{0,4}", start in any::<u64>(), end in any::<u64>(), offset in any::<u64>()) -> Mapping {
-        Mapping { path, build_id, start, end, offset }
+    fn mappings()(path in "[a-c]{0,2}", build_id in "[0-9a-f]{0,4}", go_build_id in "[a-c]{0,2}", htlhash in "[0-9a-f]{0,3}", start in any::<u64>(), end in any::<u64>(), offset in any::<u64>()) -> Mapping {
+        Mapping { path, build_id, go_build_id, htlhash, start, end, offset }
     }
 }
 
@@ -187,7 +191,7 @@ prop_compose! {
         let functions = functions.into_iter().map(|(name, file, start_line)| Function { name, file, start_line }).collect();
         let stacks = Stacks {
             kind: ProfileKind::Cpu, at: at(0), duration_ns: 10 * SECOND_NS, period,
-            mappings, functions, frames, owners, samples, pprof: Vec::new(),
+            mappings, functions, frames, owners, samples, losses: Losses::default(), pprof: Vec::new(),
         };
         Window { stacks, lost }
     }

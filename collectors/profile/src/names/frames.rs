@@ -2,35 +2,52 @@
 
 use std::sync::Arc;
 
-use model::profile::Function;
+use model::profile::{FrameKind, Function};
 
-use crate::binaries::{Binary, FileSymbols};
+use crate::binaries::Binary;
 use crate::symbols::gopclntab::{self, Pc};
 
 use super::known::{Called, Ends};
 
 /// All functions at an offset in a file, innermost first; none where nobody knows any, or a table is damaged there.
-pub(super) fn of(binary: &Binary, offset: u64, is_return: bool) -> Vec<Called> {
+pub(super) fn of(binary: &Arc<Binary>, (offset, is_return): (u64, bool), hot: &mut Hot) -> Vec<Called> {
     // The end of a segment is no place in it, but a call may be the last thing in it.
     let instruction = offset.saturating_sub(u64::from(is_return));
     let Some(address) = binary.address_of(instruction) else { return Vec::new() };
-    for source in binary.symbols().iter_mut() {
-        let found = match source {
-            FileSymbols::Go(symbols) => {
-                let pc = if is_return { Pc::Return(address.saturating_add(1)) } else { Pc::Sampled(address) };
-                symbols.frames(pc).map(|frames| frames.into_iter().map(called).collect::<Vec<_>>())
-            } // SEAM: `FileSymbols::Native(symbols)` is asked `symbols.frames(address, is_return)` here.
-        };
-        if let Ok(found) = found
-            && !found.is_empty()
-        {
-            return found;
-        }
+    let pc = if is_return { Pc::Return(address.saturating_add(1)) } else { Pc::Sampled(address) };
+    let of_go = binary.go().as_mut().and_then(|symbols| symbols.frames(pc).ok()).unwrap_or_default();
+    if !of_go.is_empty() {
+        return of_go.into_iter().map(|frame| called(frame, FrameKind::Go)).collect();
     }
-    Vec::new()
+    // A program with C in it has both.
+    hot.touch(binary);
+    let native = binary.with_native(|symbols| symbols.frames(pc).ok()).flatten().unwrap_or_default();
+    native.into_iter().map(|frame| called(frame, FrameKind::Native)).collect()
 }
 
-fn called(frame: gopclntab::Frame) -> Called {
+/// Files whose tables of native code are loaded. Those of a browser are 100 MiB, and a hostile file has as much.
+const HOT_MAX: usize = 3;
+
+/// The files that were asked last; the tables of others are closed.
+#[derive(Debug, Default)]
+pub(super) struct Hot(Vec<Arc<Binary>>);
+
+impl Hot {
+    fn touch(&mut self, binary: &Arc<Binary>) {
+        self.0.retain(|known| !Arc::ptr_eq(known, binary));
+        if self.0.len() >= HOT_MAX {
+            self.0.remove(0).close();
+        }
+        self.0.push(Arc::clone(binary));
+    }
+
+    /// Frees what they hold: what was found in them is remembered elsewhere.
+    pub(super) fn cool(&mut self) {
+        self.0.drain(..).for_each(|binary| binary.close());
+    }
+}
+
+fn called(frame: gopclntab::Frame, kind: FrameKind) -> Called {
     let (file, line) = frame.source.map(|source| (source.file, i64::from(source.line))).unwrap_or_default();
     let ends = match &*frame.function {
         "runtime.sigpanic" | "runtime.asyncPreempt" => Ends::Interrupted,
@@ -47,6 +64,7 @@ fn called(frame: gopclntab::Frame) -> Called {
         is_wrapper: frame.wrapper,
         is_panic: matches!(&*frame.function, "runtime.gopanic" | "runtime.sigpanic" | "runtime.panicwrap"),
         ends: if frame.inlined { Ends::Call } else { ends },
+        kind,
         function: Arc::new(Function {
             name: frame.function,
             file,

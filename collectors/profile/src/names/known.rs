@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use model::profile::Function;
+use model::profile::{FrameKind, Function};
 
 /// Places in one generation, of which there are two. A node of twenty busy programs shows some fifty thousand.
 const PLACES_MAX: usize = 32_768;
@@ -45,6 +45,7 @@ pub(super) struct Called {
     /// Wrappers that call it are shown.
     pub(super) is_panic: bool,
     pub(super) ends: Ends,
+    pub(super) kind: FrameKind,
 }
 
 /// All functions at a place, innermost first; none where nobody knows any.

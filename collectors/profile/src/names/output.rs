@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use model::profile::{self, Function, Mapping, ProfileKind, StackSample, Stacks};
+use model::profile::{self, FrameKind, Function, Losses, Mapping, ProfileKind, StackSample, Stacks};
 
 use crate::binaries::Binary;
 use crate::perf::modules::Module;
@@ -101,6 +101,7 @@ impl Output {
                     address,
                     line: called.line,
                     inlined: called.is_inlined,
+                    kind: called.kind,
                 });
             }
         }
@@ -122,7 +123,7 @@ impl Output {
             // The offset in the file is the address of a mapping that begins at 0.
             let address = mapping.map_or(0, |_| place.0.offset);
             let mapping = mapping.unwrap_or(u32::MAX);
-            self.frames.push(profile::Frame { function, mapping, address, line: 0, inlined: false });
+            self.frames.push(profile::Frame { function, mapping, address, ..profile::Frame::default() });
         }
         let named = self.since(first);
         self.places.insert(place, named);
@@ -143,8 +144,8 @@ impl Output {
         let next = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
         let frame = *self.kernel.entry(function).or_insert(next);
         if frame == next {
-            let mapping = u32::MAX;
-            self.frames.push(profile::Frame { function, mapping, address: 0, line: 0, inlined: false });
+            let (mapping, kind) = (u32::MAX, FrameKind::Kernel);
+            self.frames.push(profile::Frame { function, mapping, kind, ..profile::Frame::default() });
         }
         if name.is_some() || self.stack.last() != Some(&frame) {
             self.push(Named { first: frame, count: 1, is_named: true, is_panic: false, ends: Ends::Call });
@@ -172,7 +173,9 @@ impl Output {
             segment.map_or((0, u64::MAX, 0), |segment| (segment.address, segment.length, segment.offset));
         self.mappings.push(Mapping {
             path: module.path.to_string_lossy().into_owned(),
-            build_id: binary.map_or(told, |binary| binary.build_id.clone()),
+            build_id: binary.map_or(told, |binary| binary.ids.build_id.clone()),
+            go_build_id: binary.map_or_else(String::new, |binary| binary.ids.go_build_id.clone()),
+            htlhash: binary.map_or_else(String::new, |binary| binary.ids.htlhash.clone()),
             start,
             end: start.saturating_add(length),
             offset,
@@ -263,6 +266,7 @@ impl Output {
             frames: self.frames,
             owners: self.owners,
             samples: self.samples,
+            losses: Losses::default(),
             pprof: Vec::new(),
         }
     }

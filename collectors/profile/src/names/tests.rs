@@ -78,7 +78,7 @@ fn what_has_no_name_says_where_it_is() {
     assert_eq!((named.samples[0].count, named.owners[0].process.as_str()), (2, "x"));
     assert!(named.frames.iter().filter(|frame| frame.mapping == u32::MAX).all(|frame| frame.address == 0));
     let built = &named.mappings[0];
-    assert!(built.path.ends_with(&program) && !built.build_id.is_empty());
+    assert!(built.path.ends_with(&program) && built.htlhash.len() == 32);
 }
 
 #[test]
@@ -99,6 +99,7 @@ fn called(name: &str, change: impl FnOnce(&mut known::Called)) -> known::Called 
         is_wrapper: false,
         is_panic: false,
         ends: Ends::Call,
+        kind: FrameKind::Go,
     };
     change(&mut called);
     called

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::profile::{Frame, Function, Owner, ProfileKind, StackSample, Stacks};
+use model::profile::{Frame, Function, Losses, Owner, ProfileKind, StackSample, Stacks};
 use model::time::{SECOND_NS, Stamp};
 use profile::history::reader::Reader;
 use profile::history::selection::{Filter, Range, Selection};
@@ -49,6 +49,7 @@ pub(crate) fn window(number: u64) -> Window {
             frames: (0..110).map(frame).collect(),
             owners: vec![owner(100), owner(101)],
             samples: (0..small + 3).map(sample).collect(),
+            losses: Losses::default(),
             pprof: Vec::new(),
         },
         lost: number,
