@@ -99,7 +99,7 @@ fn called(name: &str, change: impl FnOnce(&mut known::Called)) -> known::Called 
         is_wrapper: false,
         is_panic: false,
         ends: Ends::Call,
-        kind: FrameKind::Go,
+        kind: model::profile::FrameKind::Go,
     };
     change(&mut called);
     called
