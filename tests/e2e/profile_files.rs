@@ -37,7 +37,8 @@ fn owner(pid: u32, process: &str, thread: &str, cpu: u32) -> Owner {
 }
 
 fn stacks(kind: ProfileKind, written: &[Written<'_>]) -> Stacks {
-    let (mut functions, mut frames, mut samples): (Vec<Function>, Vec<Frame>, Vec<StackSample>) = Default::default();
+    let (mut functions, mut frames, mut samples): (Vec<Function>, Vec<Frame>, Vec<StackSample>) =
+        Default::default();
     for (path, owner, count) in written {
         let mut stack = Vec::new();
         for name in path.iter().rev() {
@@ -60,7 +61,12 @@ fn stacks(kind: ProfileKind, written: &[Written<'_>]) -> Stacks {
         at: Stamp { mono_ns: 0, wall_ns: 1_795_524_153_000_000_000 },
         duration_ns: 10_000_000_000,
         period: PERIOD as u64,
-        mappings: vec![Mapping { path: "/usr/bin/etcd".into(), start: 0x1000, end: 0x9000, ..Mapping::default() }],
+        mappings: vec![Mapping {
+            path: "/usr/bin/etcd".into(),
+            start: 0x1000,
+            end: 0x9000,
+            ..Mapping::default()
+        }],
         functions,
         frames,
         owners: vec![owner(7, "etcd", "etcd", 0), owner(7, "etcd", "raft", 1), owner(8, "sshd", "sshd", 0)],
@@ -115,7 +121,9 @@ fn raw(file: &str) -> Result<(Vec<i64>, Vec<String>, String)> {
     let samples = samples.context("no samples")?;
     let (mut sums, mut labels) = (Vec::new(), Vec::new());
     for line in samples.lines().skip(1) {
-        let Some((values, _)) = line.split_once(": ").filter(|(values, _)| values.trim().starts_with(|c: char| c.is_ascii_digit()))
+        let Some((values, _)) = line
+            .split_once(": ")
+            .filter(|(values, _)| values.trim().starts_with(|c: char| c.is_ascii_digit()))
         else {
             labels.push(line.trim().to_owned());
             continue;
@@ -147,7 +155,9 @@ fn top(args: &[&str]) -> Result<BTreeMap<String, (i64, i64)>> {
 /// Own and total by function, as we count.
 fn counted(stacks: &Stacks) -> BTreeMap<String, (i64, i64)> {
     let counts = profile::counts::of(stacks);
-    let row = |function: model::profile::FunctionCount| (function.name, (function.own as i64, function.total as i64));
+    let row = |function: model::profile::FunctionCount| {
+        (function.name, (function.own as i64, function.total as i64))
+    };
     counts.functions.into_iter().map(row).collect()
 }
 
@@ -160,7 +170,9 @@ fn write(seat: &Seat, name: &str, stacks: &Stacks) -> String {
 #[test]
 fn go_tool_pprof_has_our_totals_and_our_labels() {
     let seat = Seat::new("pprof-tool").unwrap();
-    for kind in [ProfileKind::Cpu, ProfileKind::OffCpu, ProfileKind::Heap, ProfileKind::Alloc, ProfileKind::Goroutine] {
+    for kind in
+        [ProfileKind::Cpu, ProfileKind::OffCpu, ProfileKind::Heap, ProfileKind::Alloc, ProfileKind::Goroutine]
+    {
         let (before, after) = (stacks(kind, EARLIER), stacks(kind, LATER));
         let (earlier, later) = (write(&seat, "earlier.pb.gz", &before), write(&seat, "later.pb.gz", &after));
         let (sums, labels, text) = raw(&later).unwrap();
@@ -168,11 +180,21 @@ fn go_tool_pprof_has_our_totals_and_our_labels() {
         let count: i64 = after.samples.iter().map(|sample| sample.count).sum();
         let expected = if kind == ProfileKind::Goroutine { vec![value] } else { vec![count, value] };
         assert_eq!(sums, expected, "{kind:?}: {text}");
-        for label in ["process:[etcd]", "thread:[raft]", "pid:[7 id]", "cpu:[0 id]", "pod:[etcd-0]", "namespace:[kube-system]"] {
+        for label in [
+            "process:[etcd]",
+            "thread:[raft]",
+            "pid:[7 id]",
+            "cpu:[0 id]",
+            "pod:[etcd-0]",
+            "namespace:[kube-system]",
+        ] {
             assert!(labels.iter().any(|line| line.contains(label)), "{kind:?}: no {label} in {labels:?}");
         }
         let comments = go_tool(&["-comments", &later]).unwrap();
-        assert!(comments.contains("lost samples: 5") && comments.contains("truncated stacks: 2"), "{comments}");
+        assert!(
+            comments.contains("lost samples: 5") && comments.contains("truncated stacks: 2"),
+            "{comments}"
+        );
         // Without a word about which: the value that the kind is about.
         if kind == ProfileKind::Cpu || kind == ProfileKind::OffCpu {
             assert_eq!(top(&[&later]).unwrap(), counted(&after), "{kind:?}");
@@ -253,16 +275,23 @@ fn view_tells_what_go_tool_pprof_tells() {
 
     let told = seat.command(&["view", &etcds("heap"), "--top", "3"], &[]).unwrap();
     let heads: Vec<&str> = told.stdout.lines().filter(|line| line.contains(", as sure as ")).collect();
-    assert!(heads.len() == 2 && heads[0].starts_with("heap in use: ") && heads[1].starts_with("allocated: "), "{told:?}");
+    assert!(
+        heads.len() == 2 && heads[0].starts_with("heap in use: ") && heads[1].starts_with("allocated: "),
+        "{told:?}"
+    );
 
     let folder = seat.folder().path().join("capture");
     let set = ProfileSet { stacks: Arc::new(vec![stacks(ProfileKind::Cpu, LATER)]), ..ProfileSet::default() };
     files::write_capture(&folder, None, &set, "t").unwrap();
     let page = seat.folder().path().join("page.html");
-    let told = seat.command(&["view", folder.to_str().unwrap(), "--html", page.to_str().unwrap()], &[]).unwrap();
+    let told =
+        seat.command(&["view", folder.to_str().unwrap(), "--html", page.to_str().unwrap()], &[]).unwrap();
     assert_eq!(code(&told), Some(0), "{told:?}");
     let first = told.stdout.lines().next().unwrap();
-    assert_eq!(first, "CPU: 7.00 CPUs over 10.0 s, samples 7000, lost 5, truncated 2, taken 2026-11-24 12:42:33Z");
+    assert_eq!(
+        first,
+        "CPU: 7.00 CPUs over 10.0 s, samples 7000, lost 5, truncated 2, taken 2026-11-24 12:42:33Z"
+    );
     assert!(told.stdout.contains("44.1 %    30.90 s  sshd (8)"), "{}", told.stdout);
     assert!(!told.stdout.contains('\u{1b}'), "colours into a pipe: {}", told.stdout);
     let html = fs::read_to_string(page).unwrap();
@@ -280,15 +309,23 @@ fn diff_tells_what_changed_and_fails_where_it_is_told_to() {
     let lines: Vec<&str> = told.stdout.lines().collect();
     assert_eq!(lines[0], "CPU: 6.00 CPUs over 10.0 s -> 7.00 CPUs over 10.0 s (+16.7 %)");
     assert!(lines[1].starts_with("before: samples 6000, lost 5, truncated 2, taken 2026-"), "{}", lines[1]);
-    let row = lines.iter().find(|line| line.ends_with("  mvcc.get")).unwrap_or_else(|| panic!("{}", told.stdout));
-    assert!(row.contains("25.0 % > 38.6 %") && row.contains("+13.57 pp [+1") && row.contains("< 0.001"), "{row}");
+    let row =
+        lines.iter().find(|line| line.ends_with("  mvcc.get")).unwrap_or_else(|| panic!("{}", told.stdout));
+    assert!(
+        row.contains("25.0 % > 38.6 %") && row.contains("+13.57 pp [+1") && row.contains("< 0.001"),
+        "{row}"
+    );
     assert!(lines.contains(&"gone: mvcc.old 5.00 %"), "{}", told.stdout);
     assert!(lines.contains(&"new: mvcc.fresh 1.29 %"), "{}", told.stdout);
     let html = fs::read_to_string(out.join("flame.html")).unwrap();
     assert!(html.contains("\"diff\":true") && html.contains("mvcc.old"));
 
     let cases: [(&[&str], i32, &str); 8] = [
-        (&[&earlier, &later, "--fail-on", "mvcc.get>+40%"], 1, "FAILED mvcc.get>+40%: mvcc.get 25.0 % -> 38.6 % of cpu"),
+        (
+            &[&earlier, &later, "--fail-on", "mvcc.get>+40%"],
+            1,
+            "FAILED mvcc.get>+40%: mvcc.get 25.0 % -> 38.6 % of cpu",
+        ),
         (&[&earlier, &later, "--fail-on", "mvcc.get>+10pp"], 1, "FAILED"),
         (&[&earlier, &later, "--fail-on", "mvcc.get>+60%"], 0, ""),
         // 20.0 % and 17.3 % of so many samples: less, not more.
@@ -303,7 +340,8 @@ fn diff_tells_what_changed_and_fails_where_it_is_told_to() {
         let text = format!("{}{}", told.stdout, told.stderr);
         assert!(code(&told) == Some(wanted) && text.contains(said), "{args:?}: {told:?}");
     }
-    let told = seat.command(&["diff", &earlier, &later, "--output", "json", "--fail-on", "*get>+1%"], &[]).unwrap();
+    let told =
+        seat.command(&["diff", &earlier, &later, "--output", "json", "--fail-on", "*get>+1%"], &[]).unwrap();
     let json: Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(code(&told), Some(1));
     assert_eq!(json["profiles"][0]["before"]["total"], total(EARLIER));
@@ -329,7 +367,10 @@ fn what_is_no_profile_is_refused_with_its_cure() {
         let path = path.to_str().unwrap();
         for args in [["view", path].as_slice(), &["diff", &good, path]] {
             let told = seat.command(args, &[]).unwrap();
-            assert!(code(&told) == Some(65) && told.stderr.contains(said) && told.stderr.contains(path), "{told:?}");
+            assert!(
+                code(&told) == Some(65) && told.stderr.contains(said) && told.stderr.contains(path),
+                "{told:?}"
+            );
         }
     }
     let told = seat.command(&["view", "/nowhere/cpu.pb.gz"], &[]).unwrap();
@@ -341,7 +382,10 @@ fn what_is_no_profile_is_refused_with_its_cure() {
 #[test]
 fn a_captures_folder_is_compared_with_its_own_baseline() {
     let seat = Seat::new("diff-folder").unwrap();
-    let set = |written| ProfileSet { stacks: Arc::new(vec![stacks(ProfileKind::Cpu, written)]), ..ProfileSet::default() };
+    let set = |written| ProfileSet {
+        stacks: Arc::new(vec![stacks(ProfileKind::Cpu, written)]),
+        ..ProfileSet::default()
+    };
     let folder = seat.folder().path().join("capture");
     files::write_capture(&folder, Some(&set(EARLIER)), &set(LATER), "t").unwrap();
     let folder = folder.to_str().unwrap();

@@ -109,7 +109,12 @@ pub(super) fn diff(diff: &Diff) -> Ended {
             opened::open(&diff.before, Side::Before, diff.kind)?,
             opened::open(&diff.before, Side::Capture, diff.kind)?,
         ),
-        None => return Err(Failure::new(Exit::Usage, anyhow!("{} and what? a later profile must be named", diff.before.display()))),
+        None => {
+            return Err(Failure::new(
+                Exit::Usage,
+                anyhow!("{} and what? a later profile must be named", diff.before.display()),
+            ));
+        }
     };
     let profiles = compared(before, after);
     if profiles.is_empty() {
@@ -166,7 +171,8 @@ fn whole(opened: &Opened) -> Whole {
 
 /// Functions of one side that the other has not, the heaviest.
 fn only_in(one: &FunctionCounts, other: &FunctionCounts) -> Vec<Named> {
-    let is_there = |name: &str| other.functions.binary_search_by(|known| known.name.as_str().cmp(name)).is_ok();
+    let is_there =
+        |name: &str| other.functions.binary_search_by(|known| known.name.as_str().cmp(name)).is_ok();
     let share = |total: u64| total as f64 / one.total.max(1) as f64;
     let mut alone: Vec<Named> = one
         .functions
@@ -197,7 +203,8 @@ fn judged(rules: &[Rule], profiles: &[Compared]) -> Vec<Failed> {
 
 /// Writes the page and gives its path.
 fn page(told: &Told, out: &std::path::Path) -> Result<String, Failure> {
-    let pairs: Vec<_> = told.profiles.iter().map(|of| (Some(&of.sides.0.stacks), &of.sides.1.stacks)).collect();
+    let pairs: Vec<_> =
+        told.profiles.iter().map(|of| (Some(&of.sides.0.stacks), &of.sides.1.stacks)).collect();
     let html = files::flame::page(&format!("{} against {}", told.after, told.before), &pairs)?;
     std::fs::create_dir_all(out).with_context(|| format!("make {}", out.display()))?;
     let path = files::write_one(&out.join("flame.html"), html.into_bytes())?;

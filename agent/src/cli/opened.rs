@@ -80,7 +80,8 @@ pub(super) fn open(path: &Path, side: Side, only: Option<Kind>) -> Result<Vec<Op
         .map_err(|error| Failure::new(Exit::Data, error))?;
     all.retain(|stacks| only.is_none_or(|kind| kind.model() == stacks.kind));
     if all.is_empty() {
-        let wanted = only.map_or("no profile".to_owned(), |kind| format!("no {} profile", files::word(kind.model())));
+        let wanted =
+            only.map_or("no profile".to_owned(), |kind| format!("no {} profile", files::word(kind.model())));
         let side = if side == Side::Before { " from before" } else { "" };
         return Err(Failure::new(Exit::Data, anyhow!("{}: {wanted}{side} in it", path.display())));
     }
@@ -126,7 +127,8 @@ fn file(path: &Path) -> anyhow::Result<Vec<Stacks>> {
 
 /// What to do about a file that is no profile, where its first bytes tell what it is.
 fn cure(bytes: &[u8]) -> &'static str {
-    let is_text = !bytes.is_empty() && bytes.iter().take(512).all(|byte| byte.is_ascii() && !matches!(*byte, 0..=8));
+    let is_text =
+        !bytes.is_empty() && bytes.iter().take(512).all(|byte| byte.is_ascii() && !matches!(*byte, 0..=8));
     match bytes {
         [] => " (the file is empty)",
         [b'P', b'E', b'R', b'F', b'I', b'L', b'E', ..] => {
@@ -213,7 +215,8 @@ pub(super) fn sureness(opened: &Opened) -> String {
 
 /// When it was taken; files of some origins do not say.
 pub(super) fn taken(stacks: &Stacks) -> Option<String> {
-    let second = i64::try_from(stacks.at.wall_ns / model::time::SECOND_NS).ok().filter(|second| *second > 0)?;
+    let second =
+        i64::try_from(stacks.at.wall_ns / model::time::SECOND_NS).ok().filter(|second| *second > 0)?;
     let at = Timestamp::from_second(second).ok()?;
     Some(at.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
 }

@@ -11,7 +11,9 @@ use exporters::files;
 use model::profile::{FunctionCount, FunctionCounts, ProfileKind, Stacks};
 use serde::Serialize;
 
-use super::opened::{self, Kind, Opened, Output, Side, amount, is_colourful, percent, shown, sureness, taken, title, whole};
+use super::opened::{
+    self, Kind, Opened, Output, Side, amount, is_colourful, percent, shown, sureness, taken, title, whole,
+};
 use super::{Ended, Exit, say};
 
 /// Cells of a bar.
@@ -74,7 +76,8 @@ pub(super) fn view(view: &View) -> Ended {
         Output::Table => all.iter().zip(&shown).for_each(|(opened, shown)| print(opened, shown)),
     }
     if let Some(html) = &view.html {
-        let pairs: Vec<(Option<&Stacks>, &Stacks)> = all.iter().map(|opened| (None, &opened.stacks)).collect();
+        let pairs: Vec<(Option<&Stacks>, &Stacks)> =
+            all.iter().map(|opened| (None, &opened.stacks)).collect();
         let page = files::flame::page(&view.file.display().to_string(), &pairs)?;
         let path = files::write_one(html, page.into_bytes())?;
         if view.output == Output::Table {
@@ -142,7 +145,11 @@ fn print(opened: &Opened, of: &Shown<'_>) {
 }
 
 fn row(counts: &FunctionCounts, function: &FunctionCount, colourful: bool) -> String {
-    let bar = if colourful { bar(share(function.own, counts), share(function.total, counts)) } else { String::new() };
+    let bar = if colourful {
+        bar(share(function.own, counts), share(function.total, counts))
+    } else {
+        String::new()
+    };
     format!(
         "{:>7} {:>10} {:>7} {:>10}  {bar}{}",
         percent(share(function.own, counts)),
@@ -158,7 +165,12 @@ fn bar(own: f64, total: f64) -> String {
     let cells = |share: f64| (share.clamp(0.0, 1.0) * CELLS as f64).round() as usize;
     let (own, total) = (cells(own), cells(total));
     let light = total.saturating_sub(own);
-    format!("\x1b[33m{}\x1b[2m{}\x1b[0m{} ", "█".repeat(own), "░".repeat(light), " ".repeat(CELLS.saturating_sub(own + light)))
+    format!(
+        "\x1b[33m{}\x1b[2m{}\x1b[0m{} ",
+        "█".repeat(own),
+        "░".repeat(light),
+        " ".repeat(CELLS.saturating_sub(own + light))
+    )
 }
 
 fn share(value: u64, counts: &FunctionCounts) -> f64 {

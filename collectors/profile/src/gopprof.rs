@@ -176,7 +176,8 @@ fn read(sections: &Sections<'_>, wanted: Wanted, bounds: Bounds) -> Result<(Stac
         }
     }
     let mut owners = Owners::new(bounds.owners);
-    let samples = samples((sections, &places), &wanted, &mut owners, (bounds.frame_references, &mut rejects))?;
+    let samples =
+        samples((sections, &places), &wanted, &mut owners, (bounds.frame_references, &mut rejects))?;
     let frames = places.frames;
     let at = Stamp { mono_ns: 0, wall_ns: u64::try_from(sections.time_ns).unwrap_or(0) };
     let stacks = Stacks {
@@ -253,7 +254,8 @@ fn mappings(
         let path = names.take(raw.filename)?;
         // Go's build id is four parts with slashes; a linker's is hex.
         let id = names.take(raw.build_id)?;
-        let (build_id, go_build_id) = if id.contains('/') { (String::new(), id) } else { (id, String::new()) };
+        let (build_id, go_build_id) =
+            if id.contains('/') { (String::new(), id) } else { (id, String::new()) };
         let (start, end, offset) = (raw.start, raw.limit, raw.offset);
         list.push(Mapping { path, build_id, go_build_id, start, end, offset, ..Mapping::default() });
     }

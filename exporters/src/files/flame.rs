@@ -126,7 +126,8 @@ fn processes(tree: &Tree<'_>, before: Option<&Stacks>, after: &Stacks) -> Vec<Pr
             places.insert(place);
         }
     }
-    let names = tree.names.iter().zip(&tree.kinds).enumerate().filter(|(_, (_, kind))| **kind == Named::Owner);
+    let names =
+        tree.names.iter().zip(&tree.kinds).enumerate().filter(|(_, (_, kind))| **kind == Named::Owner);
     names
         .map(|(name, (text, _))| {
             let (pids, places) = about.remove(*text).unwrap_or_default();

@@ -161,7 +161,11 @@ fn profile(stacks: &Stacks) -> Profile {
                     vec![sample.count, sample.value]
                 }
             },
-            label: usize::try_from(sample.owner).ok().and_then(|at| labels.get(at)).cloned().unwrap_or_default(),
+            label: usize::try_from(sample.owner)
+                .ok()
+                .and_then(|at| labels.get(at))
+                .cloned()
+                .unwrap_or_default(),
         })
         .collect();
     Profile {

@@ -108,7 +108,12 @@ impl<'a> Growing<'a> {
     }
 
     /// Process, and thread where it says more.
-    fn owner(&mut self, stacks: &'a Stacks, sample: &StackSample, levels: Option<Levels>) -> [Option<u32>; 2] {
+    fn owner(
+        &mut self,
+        stacks: &'a Stacks,
+        sample: &StackSample,
+        levels: Option<Levels>,
+    ) -> [Option<u32>; 2] {
         let Some(levels) = levels else { return [None, None] };
         let owner = usize::try_from(sample.owner).ok().and_then(|at| stacks.owners.get(at));
         let own_thread = |owner: &&Owner| {
@@ -120,9 +125,8 @@ impl<'a> Growing<'a> {
 
     fn add(&mut self, stacks: &'a Stacks, levels: Option<Levels>, side: Side) {
         let functions = stacks.functions.iter();
-        let names: Vec<u32> = functions
-            .map(|function| self.name(Named::Function, &function.name, &function.file))
-            .collect();
+        let names: Vec<u32> =
+            functions.map(|function| self.name(Named::Function, &function.name, &function.file)).collect();
         let cut = self.name(Named::Function, CUT, "");
         let mut samples: Vec<&StackSample> = stacks.samples.iter().collect();
         samples.sort_by_key(|sample| Reverse(sample.value));

@@ -61,7 +61,9 @@ impl FromStr for Rule {
 
     fn from_str(text: &str) -> Result<Rule, String> {
         let wrong = || {
-            format!("`{text}` is no rule: FUNCTION>+N% or FUNCTION<-N%; N% of its share before, Npp points of share")
+            format!(
+                "`{text}` is no rule: FUNCTION>+N% or FUNCTION<-N%; N% of its share before, Npp points of share"
+            )
         };
         // Names may hold either sign (`<T as Iterator>::next`): the last one counts.
         let grew = text.rfind(">+").map(|at| (at, Sense::Grew));
@@ -93,7 +95,8 @@ impl Rule {
     pub(super) fn judge(&self, before: &FunctionCounts, after: &FunctionCounts) -> Judged {
         let mut judged = Judged::default();
         let is_new = |function: &&FunctionCount| find(before, &function.name).is_none();
-        let names = before.functions.iter().chain(after.functions.iter().filter(is_new)).map(|f| f.name.as_str());
+        let names =
+            before.functions.iter().chain(after.functions.iter().filter(is_new)).map(|f| f.name.as_str());
         for name in names.filter(|name| glob(&self.glob, name) || glob(&self.glob, short(name))) {
             judged.matched += 1;
             let share = |counts| find(counts, name).map_or(0.0, |f| ratio(f.total, counts.total));
@@ -136,10 +139,7 @@ fn interval((before, before_n): (f64, u64), (after, after_n): (f64, u64)) -> (f6
     }
     let ((low_1, high_1), (low_2, high_2)) = (wilson(before, before_n), wilson(after, after_n));
     let difference = after - before;
-    (
-        difference - (after - low_2).hypot(high_1 - before),
-        difference + (high_2 - after).hypot(before - low_1),
-    )
+    (difference - (after - low_2).hypot(high_1 - before), difference + (high_2 - after).hypot(before - low_1))
 }
 
 fn wilson(share: f64, n: u64) -> (f64, f64) {
@@ -237,7 +237,9 @@ mod tests {
 
     #[test]
     fn globs_match_as_a_shell_has_them() {
-        let check = |pattern: &str, name: &str, expected: bool| assert_eq!(glob(pattern, name), expected, "{pattern} {name}");
+        let check = |pattern: &str, name: &str, expected: bool| {
+            assert_eq!(glob(pattern, name), expected, "{pattern} {name}")
+        };
         check("*", "", true);
         check("a*c", "abbc", true);
         check("a*c", "abbd", false);

@@ -37,13 +37,22 @@ pub(super) fn print(told: &Told) {
 fn of_kind(of: &Compared, colourful: bool) {
     let (before, after) = &of.sides;
     let strong = |text: String| if colourful { format!("{STRONG}{text}{PLAIN}") } else { text };
-    say(&strong(format!("{}: {} -> {}{}", title(&after.counts), whole(&before.counts), whole(&after.counts), grown(before, after))));
+    say(&strong(format!(
+        "{}: {} -> {}{}",
+        title(&after.counts),
+        whole(&before.counts),
+        whole(&after.counts),
+        grown(before, after)
+    )));
     say(&format!("before: {}{}", sureness(before), when(before)));
     say(&format!("after:  {}{}", sureness(after), when(after)));
     if of.functions.is_empty() {
         say("no function's share changed beyond what sampling explains");
     } else {
-        say(&format!("{:>7} {:>8}  {:>7} {:>8}  {:<28} {:>7}  function", "self", "", "total", "", "change of total, 95 %", "q"));
+        say(&format!(
+            "{:>7} {:>8}  {:>7} {:>8}  {:<28} {:>7}  function",
+            "self", "", "total", "", "change of total, 95 %", "q"
+        ));
     }
     for function in &of.functions {
         say(&row(function, colourful));
@@ -82,7 +91,13 @@ fn row(function: &FunctionDiff, colourful: bool) -> String {
         false => told,
     };
     let q = if q < 0.001 { "< 0.001".to_owned() } else { format!("{q:.3}") };
-    let note = if after <= 0.0 { " (gone)" } else if before <= 0.0 { " (new)" } else { "" };
+    let note = if after <= 0.0 {
+        " (gone)"
+    } else if before <= 0.0 {
+        " (new)"
+    } else {
+        ""
+    };
     format!(
         "{:>7} {:<8}  {:>7} {:<8}  {told} {q:>7}  {}{note}",
         percent(own_before),

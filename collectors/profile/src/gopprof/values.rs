@@ -54,7 +54,10 @@ impl Wanted {
     fn among(types: &Types<'_>, sections: &Sections<'_>, kind: ProfileKind) -> Option<Wanted> {
         let count = |names: &[&str]| types.iter().position(|(n, u)| names.contains(&&**n) && u == "count");
         let timed = |name: &str| {
-            types.iter().enumerate().find_map(|(at, (n, unit))| Some((at, nanoseconds(unit).filter(|_| n == name)?)))
+            types
+                .iter()
+                .enumerate()
+                .find_map(|(at, (n, unit))| Some((at, nanoseconds(unit).filter(|_| n == name)?)))
         };
         let sized = |name: &str| types.iter().position(|(n, u)| n == name && u == "bytes").map(|at| (at, 1));
         let ((value, scale), count) = match kind {
@@ -68,7 +71,8 @@ impl Wanted {
     }
 
     fn by_unit(types: &Types<'_>, sections: &Sections<'_>) -> Result<Wanted, DecodeError> {
-        let samples = types.iter().position(|(n, u)| u == "count" && (n.ends_with("_sample") || n == "samples"));
+        let samples =
+            types.iter().position(|(n, u)| u == "count" && (n.ends_with("_sample") || n == "samples"));
         let default = sections.text(sections.default_sample_type);
         let default = types.iter().position(|(name, _)| !name.is_empty() && *name == default);
         let value = default.or(samples).unwrap_or(types.len().saturating_sub(1));

@@ -133,7 +133,9 @@ impl<'a> Sections<'a> {
                 (13, Value::Varint(value)) => sections.comment(value),
                 (13, Value::Bytes(packed)) => {
                     let mut varints = Fields::new(packed);
-                    std::iter::from_fn(|| varints.varint()).take(COMMENTS_MAX).for_each(|at| sections.comment(at));
+                    std::iter::from_fn(|| varints.varint())
+                        .take(COMMENTS_MAX)
+                        .for_each(|at| sections.comment(at));
                 }
                 (14, Value::Varint(value)) => sections.default_sample_type = value.cast_signed(),
                 _ => {}

@@ -111,7 +111,8 @@ impl<'a> Dictionary<'a> {
         if let Some(known) = self.by_owner.get(&index) {
             return known.clone();
         }
-        let places: Vec<i32> = told(owner).into_iter().map(|(key, value)| self.attribute(key, value)).collect();
+        let places: Vec<i32> =
+            told(owner).into_iter().map(|(key, value)| self.attribute(key, value)).collect();
         self.by_owner.insert(index, places.clone());
         places
     }
@@ -211,7 +212,8 @@ fn told(owner: &Owner) -> Vec<(&'static str, Value)> {
         (pod, &owner.pod),
         ("k8s.namespace.name", &owner.namespace),
     ];
-    let numbers = [("process.pid", Some(owner.pid).filter(|pid| *pid > 0)), ("cpu.logical_number", owner.cpu)];
+    let numbers =
+        [("process.pid", Some(owner.pid).filter(|pid| *pid > 0)), ("cpu.logical_number", owner.cpu)];
     let numbers = numbers.into_iter().filter_map(|(key, n)| Some((key, Value::IntValue(i64::from(n?)))));
     let texts = texts.into_iter().filter(|(_, text)| !text.is_empty());
     numbers.chain(texts.map(|(key, text)| (key, Value::StringValue(text.clone())))).collect()

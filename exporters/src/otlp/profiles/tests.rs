@@ -22,7 +22,8 @@ use super::super::resource::Identity;
 
 fn stacks() -> Stacks {
     let function = |name: &str| Function { name: name.to_owned(), file: "a.go".to_owned(), start_line: 1 };
-    let frame = |function, kind| Frame { function, address: 16 + u64::from(function), kind, ..Frame::default() };
+    let frame =
+        |function, kind| Frame { function, address: 16 + u64::from(function), kind, ..Frame::default() };
     let owner = |pid, thread: &str, pod: &str, cpu| Owner {
         pid,
         process: "etcd".to_owned(),
@@ -69,9 +70,9 @@ fn sample(frames: &[u32], value: i64, owner: u32) -> StackSample {
 }
 
 fn request(stacks: Stacks) -> ExportProfilesServiceRequest {
-    let set = ProfileSet { stacks: Arc::new(vec![stacks]), engine: "perf".to_owned(), ..ProfileSet::default() };
-    let outcome =
-        CaptureOutcome::Done { before: None, baseline: Baseline::Missing, after: Arc::new(set) };
+    let set =
+        ProfileSet { stacks: Arc::new(vec![stacks]), engine: "perf".to_owned(), ..ProfileSet::default() };
+    let outcome = CaptureOutcome::Done { before: None, baseline: Baseline::Missing, after: Arc::new(set) };
     let result = CaptureResult { request: 1, target: "m1".to_owned(), outcome };
     let origin = Arc::new(Origin { cluster_id: None, node: "n1".to_owned(), member: None });
     let record = Record { at: Stamp::default(), origin, fact: Fact::Capture(result.clone()) };
@@ -189,7 +190,8 @@ fn rules(request: &ExportProfilesServiceRequest) {
     let dictionary = request.dictionary.as_ref().unwrap();
     let strings: BTreeSet<_> = dictionary.string_table.iter().collect();
     assert_eq!((strings.len(), dictionary.string_table[0].as_str()), (dictionary.string_table.len(), ""));
-    let within = |index: i32, length: usize| assert!(usize::try_from(index).unwrap() < length, "{index} of {length}");
+    let within =
+        |index: i32, length: usize| assert!(usize::try_from(index).unwrap() < length, "{index} of {length}");
     let within_strings = |index: i32| within(index, dictionary.string_table.len());
     let attributes = table(&dictionary.attribute_table);
     let (mappings, functions) = (table(&dictionary.mapping_table), table(&dictionary.function_table));
