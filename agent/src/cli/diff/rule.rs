@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn globs_match_as_a_shell_has_them() {
         let check = |pattern: &str, name: &str, expected: bool| {
-            assert_eq!(glob(pattern, name), expected, "{pattern} {name}")
+            assert_eq!(glob(pattern, name), expected, "{pattern} {name}");
         };
         check("*", "", true);
         check("a*c", "abbc", true);
