@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::profile::{Frame, Function, Losses, Mapping, ProfileKind, ProfileSet, StackSample, Stacks};
+use model::profile::{Frame, Function, Losses, Mapping, Owner, ProfileKind, ProfileSet, StackSample, Stacks};
 use model::time::Stamp;
 
 use super::tree::{Levels, Tree};
@@ -111,12 +111,124 @@ fn a_page_holds_both_sides_of_a_diff() {
     let before = stacks(ProfileKind::Cpu, &[(&["main", "old"], 5)]);
     let after = stacks(ProfileKind::Cpu, &[(&["main", "new"], 7)]);
     let page = flame::page("t", &[(Some(&before), &after)]).unwrap();
-    let data = page.split("id=\"data\">").nth(1).unwrap().split("</script>").next().unwrap();
-    let data: serde_json::Value = serde_json::from_str(data).unwrap();
-    let profile = &data["profiles"][0];
+    let profile = &data(&page)["profiles"][0];
     assert_eq!(profile["depth"], serde_json::json!([0, 1, 2, 2]));
     assert_eq!(profile["own"], serde_json::json!([0, 0, 7, 0]));
     assert_eq!(profile["own_before"], serde_json::json!([0, 0, 0, 5]));
+}
+
+/// The data block of a page.
+fn data(page: &str) -> serde_json::Value {
+    let data = page.split("id=\"data\">").nth(1).unwrap().split("</script>").next().unwrap();
+    serde_json::from_str(data).unwrap()
+}
+
+fn owned(mut stacks: Stacks, owners: &[(u32, &str, &str, &str)]) -> Stacks {
+    let owner = |(pid, process, thread, pod): &(u32, &str, &str, &str)| Owner {
+        pid: *pid,
+        process: (*process).to_owned(),
+        thread: (*thread).to_owned(),
+        pod: (*pod).to_owned(),
+        ..Owner::default()
+    };
+    stacks.owners = owners.iter().map(owner).collect();
+    stacks.samples.iter_mut().zip(0..).for_each(|(sample, at)| sample.owner = at);
+    stacks
+}
+
+#[test]
+fn processes_are_the_first_level_and_no_function() {
+    let cpu = stacks(ProfileKind::Cpu, &[(&["main"], 5), (&["main"], 7), (&["main"], 1), (&["main"], 2)]);
+    let mut cpu = owned(cpu, &[(1, "main", "main", "a"), (2, "main", "worker", "b"), (3, "sh", "sh", "")]);
+    cpu.losses = Losses { lost: 3, truncated: 4 };
+    let profile = data(&flame::page("t", &[(None, &cpu)]).unwrap())["profiles"][0].clone();
+    assert_eq!(
+        profile["names"],
+        serde_json::json!(["", "main", "(smaller stacks)", "main", "(unknown process)", "sh"])
+    );
+    assert_eq!(profile["name"], serde_json::json!([0, 4, 1, 3, 1, 5, 1]));
+    assert_eq!(profile["own"], serde_json::json!([0, 0, 2, 0, 12, 0, 1]));
+    let processes = serde_json::json!([
+        {"name": 3, "pids": 2, "places": ["pod a", "pod b"]},
+        {"name": 4, "pids": 0, "places": []},
+        {"name": 5, "pids": 1, "places": []},
+    ]);
+    assert_eq!(profile["processes"], processes);
+    assert_eq!((&profile["after"]["lost"], &profile["after"]["truncated"]), (&3.into(), &4.into()));
+    assert_eq!(
+        folded::encode(&cpu),
+        "(unknown process);main 2\nmain;main 5\nmain;worker;main 7\nsh;main 1\n"
+    );
+
+    // One side alone knows its processes: no level, or nothing would be under the same path.
+    let before = stacks(ProfileKind::Cpu, &[(&["main"], 5)]);
+    let profile = data(&flame::page("t", &[(Some(&before), &cpu)]).unwrap())["profiles"][0].clone();
+    assert_eq!(
+        (&profile["own"], &profile["own_before"]),
+        (&serde_json::json!([0, 15]), &serde_json::json!([0, 5]))
+    );
+    assert_eq!(profile["processes"], serde_json::json!([]));
+}
+
+#[test]
+fn the_script_knows_every_kind_and_every_place_in_the_page() {
+    let all = [
+        ProfileKind::Cpu,
+        ProfileKind::OffCpu,
+        ProfileKind::Heap,
+        ProfileKind::Alloc,
+        ProfileKind::Goroutine,
+    ]
+    .map(|kind| stacks(kind, &[(&["main"], 5)]));
+    let pairs: Vec<_> = all.iter().map(|stacks| (None, stacks)).collect();
+    let page = flame::page("t", &pairs).unwrap();
+    let (markup, script) = page.split_once("'use strict'").unwrap();
+    for profile in data(&page)["profiles"].as_array().unwrap() {
+        let kind = profile["kind"].as_str().unwrap();
+        assert!(script.contains(&format!("{kind}: ['")), "no words for {kind}");
+    }
+    // What is put together is made by the script itself.
+    let ids: Vec<(&str, &str)> =
+        script.split("$('").skip(1).filter_map(|rest| rest.split_once('\'')).collect();
+    assert!(ids.len() > 50, "{ids:?}");
+    for (id, _) in ids.iter().filter(|(_, rest)| rest.starts_with(')')) {
+        assert!(markup.contains(&format!("id=\"{id}\"")), "no element {id}");
+    }
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+    assert!(markup.contains(policy) && !page.contains("@import") && !page.contains("url("));
+    for call in ["fetch(", "XMLHttpRequest", "WebSocket", "import(", "innerHTML", "eval("] {
+        assert!(!script.contains(call), "{call}");
+    }
+    for role in ["role=\"treegrid\"", "role=\"status\"", "aria-label=\"View\""] {
+        assert!(markup.contains(role), "{role}");
+    }
+}
+
+#[test]
+fn a_page_of_a_hundred_thousand_frames_stays_small() {
+    let names: Vec<String> =
+        (0..400).map(|n| format!("go.etcd.io/etcd/server/v3/package.(*Type).method{n}")).collect();
+    let paths: Vec<[&str; 3]> = (0..150_000)
+        .map(|n| [&*names[n % 400], &*names[n / 400 % 400], &*names[(n + n / 400) % 400]])
+        .collect();
+    let mut cpu = stacks(ProfileKind::Cpu, &[]);
+    cpu.functions = names.iter().map(|name| Function { name: name.clone(), ..Function::default() }).collect();
+    cpu.frames = (0..400).map(|function| Frame { function, ..Frame::default() }).collect();
+    let at = |name: &str| u32::try_from(names.iter().position(|known| known == name).unwrap()).unwrap();
+    let numbers: std::collections::HashMap<&str, u32> =
+        names.iter().map(|name| (name.as_str(), at(name))).collect();
+    let sample = |path: &[&str; 3]| StackSample {
+        frames: path.iter().rev().map(|name| numbers[name]).collect(),
+        value: 10_000_000,
+        count: 1,
+        owner: 0,
+    };
+    cpu.samples = paths.iter().map(sample).collect();
+    let page = flame::page("t", &[(None, &cpu)]).unwrap();
+    assert!(page.len() < 4 << 20, "{} bytes", page.len());
+    let total: u64 =
+        data(&page)["profiles"][0]["own"].as_array().unwrap().iter().filter_map(|own| own.as_u64()).sum();
+    assert_eq!(total, 150_000 * 10_000_000);
 }
 
 #[test]

@@ -12,7 +12,12 @@ use profile::{counts, gopprof};
 fuzz_target!(|data: &[u8]| {
     let mut set = ProfileSet::default();
     let mut all = Vec::new();
-    for kind in [ProfileKind::Cpu, ProfileKind::Heap, ProfileKind::Goroutine] {
+    // What a person opens: wider bounds, and every kind that is in it.
+    for (stacks, _) in gopprof::decode_file(data).unwrap_or_default() {
+        assert!(counts::of(&stacks).functions.len() <= model::profile::FUNCTIONS_MAX);
+        files::folded::encode(&stacks);
+    }
+    for kind in [ProfileKind::Cpu, ProfileKind::OffCpu, ProfileKind::Heap, ProfileKind::Alloc, ProfileKind::Goroutine] {
         let Ok((mut stacks, _)) = gopprof::decode(data, kind, Stamp::default()) else { continue };
         let counted = counts::of(&stacks);
         assert!(counted.functions.len() <= model::profile::FUNCTIONS_MAX);

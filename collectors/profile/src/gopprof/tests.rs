@@ -1,11 +1,11 @@
 //! What the decoder makes of real profiles, of small written ones, and of hostile bytes.
 
-use model::profile::{ProfileKind, Stacks};
+use model::profile::{Owner, ProfileKind, Stacks};
 use model::time::Stamp;
 use prost::Message;
 
-use super::wire::{RawFunction, RawLine, RawLocation, RawMapping, RawSample, RawValueType};
-use super::{DecodeError, NAME_BYTES_MAX, decode};
+use super::wire::{RawFunction, RawLabel, RawLine, RawLocation, RawMapping, RawSample, RawValueType};
+use super::{DecodeError, NAME_BYTES_MAX, decode, decode_file};
 use crate::counts;
 
 /// CPU profile of etcd 3.5 under puts, 5 s, as the endpoint answered it.
@@ -134,6 +134,94 @@ fn a_profile_of_another_kind_is_refused() {
     assert_eq!(cpu(&ETCD_CPU[..ETCD_CPU.len() / 2]), Err(DecodeError::Gzip));
 }
 
+/// The same samples under other names: (type, unit), (type, unit).
+fn named(types: [&str; 4]) -> Vec<Stacks> {
+    let mut profile = written();
+    for (at, name) in types.iter().enumerate() {
+        profile.strings[at + 1] = (*name).to_owned();
+    }
+    decode_file(&profile.encode_to_vec()).unwrap().into_iter().map(|(stacks, _)| stacks).collect()
+}
+
+#[test]
+fn a_file_says_by_its_types_what_it_is() {
+    let check = |types, kind, value, count, period| {
+        let all = named(types);
+        let [stacks] = all.as_slice() else { panic!("{all:?}") };
+        let first = &stacks.samples[0];
+        assert_eq!(
+            (stacks.kind, first.value, first.count, stacks.period),
+            (kind, value, count, period),
+            "{types:?}"
+        );
+    };
+    let (ms, period) = (1_000_000, 10_000_000);
+    check(["samples", "count", "cpu", "nanoseconds"], ProfileKind::Cpu, 30 * ms, 3, period);
+    check(["samples", "count", "cpu", "microseconds"], ProfileKind::Cpu, 30_000 * ms, 3, period);
+    check(["waits", "count", "off_cpu", "nanoseconds"], ProfileKind::OffCpu, 30 * ms, 3, period);
+    // Go's mutex profile; another language's wall clock.
+    check(["contentions", "count", "delay", "nanoseconds"], ProfileKind::OffCpu, 30 * ms, 3, period);
+    check(["x", "y", "wall", "nanoseconds"], ProfileKind::OffCpu, 30 * ms, 1, period);
+    // perf's converter: what is counted are samples, each worth one.
+    check(["cycles_sample", "count", "cycles_event", "count"], ProfileKind::Cpu, 3, 3, 1);
+    check(["live", "count", "alloc_size", "bytes"], ProfileKind::Alloc, 30 * ms, 3, period);
+    check(["inuse_objects", "count", "inuse_space", "bytes"], ProfileKind::Heap, 30 * ms, 3, period);
+}
+
+#[test]
+fn a_real_heap_holds_what_was_allocated_too() {
+    let all = decode_file(ETCD_HEAP).unwrap();
+    let kinds: Vec<ProfileKind> = all.iter().map(|(stacks, _)| stacks.kind).collect();
+    assert_eq!(kinds, [ProfileKind::Heap, ProfileKind::Alloc]);
+    assert!(
+        all.iter()
+            .all(|(stacks, _)| stacks.at.wall_ns > 1_700_000_000_000_000_000 && stacks.pprof.is_empty())
+    );
+    let (alone, _) = decode(ETCD_HEAP, ProfileKind::Heap, Stamp::default()).unwrap();
+    assert_eq!(all[0].0.samples, alone.samples);
+}
+
+#[test]
+fn labels_of_ours_name_the_owner_and_others_do_not() {
+    let mut profile = written();
+    let mut string = |text: &str| {
+        profile.strings.push(text.to_owned());
+        i64::try_from(profile.strings.len() - 1).unwrap()
+    };
+    let (pid, cpu, process, thread, etcd, colour) =
+        (string("pid"), string("cpu"), string("process"), string("thread"), string("etcd"), string("colour"));
+    let text = |key, text| RawLabel { key, text, number: 0 };
+    let number = |key, number| RawLabel { key, text: 0, number };
+    profile.sample[0].label = vec![number(pid, 7), text(process, etcd), text(thread, etcd), number(cpu, 0)];
+    // A label of the program's own, and a thread without a process: nobody's.
+    profile.sample[1].label = vec![text(colour, etcd), text(thread, etcd)];
+    profile.sample[2].label = vec![number(pid, -1), number(cpu, i64::MAX), text(process, 9_999)];
+    let stacks = cpu_of(&profile);
+    let owner = Owner {
+        pid: 7,
+        process: "etcd".to_owned(),
+        thread: "etcd".to_owned(),
+        cpu: Some(0),
+        ..Owner::default()
+    };
+    assert_eq!(stacks.owners, [owner]);
+    assert_eq!(stacks.samples.iter().map(|sample| sample.owner).collect::<Vec<_>>(), [0, u32::MAX, u32::MAX]);
+
+    let sample = profile.sample[0].clone();
+    profile.sample = (1..6_000)
+        .map(|pid_of| {
+            let mut one = sample.clone();
+            one.label[0] = number(pid, pid_of);
+            one
+        })
+        .collect();
+    assert_eq!(cpu_of(&profile).owners.len(), 4_096, "those beyond the bound are not told apart");
+}
+
+fn cpu_of(profile: &Written) -> Stacks {
+    cpu(&profile.encode_to_vec()).unwrap()
+}
+
 #[test]
 fn references_to_nothing_are_counted() {
     let mut profile = written();
@@ -211,5 +299,6 @@ fn damaged_profiles_never_panic() {
                 assert!(counts.functions.is_sorted_by(|a, b| a.name < b.name));
             }
         }
+        decode_file(&bytes).ok();
     }
 }

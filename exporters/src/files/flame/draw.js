@@ -186,6 +186,11 @@ function drawBox(tree, { x, w, i, dust, hit, dimmed }, y) {
     // Vanished: hatched, so that it is told from a mere decrease without colour too.
     pen.fillStyle = hatch;
     pen.fillRect(x, y, w - inset, ROW - 1);
+    if (w > 28) {
+      // No stripes behind letters.
+      pen.fillStyle = fill;
+      pen.fillRect(x + 4, y + 2, measure(fit(label, w - 10)) + 4, ROW - 5);
+    }
   }
   if (p.diff && tree.totalBefore[i] === 0 && w > 14 && !isRoot) {
     pen.fillStyle = `rgb(${colours.grew.join(' ')})`;

@@ -153,8 +153,8 @@ function openSandwich(name) {
   setView('sandwich');
   showDetails(state.sandwich.down, 0);
   requestAnimationFrame(() => {
-    // The function itself in sight, with some callers above.
-    scroll.scrollTop = state.sandwich.up.deepest * ROW - scroll.clientHeight / 3;
+    // The function itself in sight, with some callers above; by then another profile may have been chosen.
+    if (state.sandwich) scroll.scrollTop = state.sandwich.up.deepest * ROW - scroll.clientHeight / 3;
     redraw();
   });
 }
