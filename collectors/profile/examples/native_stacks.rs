@@ -11,11 +11,11 @@
 )]
 
 use std::time::{Duration, Instant};
-use std::{env, process::ExitCode, sync::mpsc};
+use std::{env, process::ExitCode};
 
-use profile::dwarf::{Counts, Walker, Work};
+use profile::dwarf::Walker;
 use profile::perf::attr::{Hz, STACK_BYTES_DEEP, StackBytes};
-use profile::perf::session::{Plan, Seen, Session};
+use profile::perf::session::{Plan, Seen, Session, Sink};
 use profile::perf::target::Target;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -27,6 +27,24 @@ struct Took {
     frames: usize,
     /// Rules that were read from files for it.
     read: u64,
+}
+
+/// Walks what comes, and keeps the time.
+#[derive(Default)]
+struct Meter {
+    walker: Walker,
+    took: Vec<Took>,
+}
+
+impl Sink for Meter {
+    fn sample(&mut self, seen: &Seen<'_>) {
+        let Some(process) = seen.process else { return };
+        let before = self.walker.work().read;
+        let began = Instant::now();
+        let frames = self.walker.walk(process.pid, &process.mappings, &seen.sample).addresses.len();
+        let time = began.elapsed();
+        self.took.push(Took { time, frames, read: self.walker.work().read - before });
+    }
 }
 
 fn main() -> ExitCode {
@@ -48,30 +66,22 @@ fn measure(arguments: &[String]) -> Outcome {
     let number = |at: usize| arguments.get(at).map(|text| text.parse::<u32>()).transpose();
     let pid = number(0)?.ok_or("which process?")?;
     let length = Duration::from_secs(u64::from(number(1)?.unwrap_or(5)));
-    let stack = number(2)?.map_or(Some(STACK_BYTES_DEEP), StackBytes::new).ok_or("a multiple of 8, to 65,528")?;
+    let stack =
+        number(2)?.map_or(Some(STACK_BYTES_DEEP), StackBytes::new).ok_or("a multiple of 8, to 65,528")?;
     let hz = Hz::new(999).ok_or("no rate")?;
     let plan = Plan { length: Some(length), ..Plan::new(Target::Pids(vec![pid]), hz).with_stack(stack) };
-    let (send, receive) = mpsc::channel();
-    let mut walker = Walker::default();
-    let sink = move |seen: &Seen<'_>| {
-        let Some(process) = seen.process else { return };
-        let before = walker.work().read;
-        let began = Instant::now();
-        let frames = walker.walk(process.pid, &process.mappings, &seen.sample).addresses.len();
-        let time = began.elapsed();
-        let took = Took { time, frames, read: walker.work().read - before };
-        drop(send.send((took, walker.counts(), walker.work())));
-    };
-    let outcome = Session::start(&plan, sink)?.wait();
-    let all: Vec<(Took, Counts, Work)> = receive.try_iter().collect();
-    let Some((_, counts, work)) = all.last() else { return Err("it did not run".into()) };
-    println!("{} samples, {} lost; rings of {} bytes", all.len(), outcome.statistics.lost, outcome.statistics.locked_bytes);
-    println!("{counts:?}\n{work:?}");
-    let (warm, cold): (Vec<Took>, Vec<Took>) =
-        all.iter().map(|(took, ..)| *took).partition(|took| took.read == 0);
+    let outcome = Session::start(&plan, Meter::default())?.wait();
+    let meter = outcome.sink.ok_or("the reading thread has died")?;
+    if meter.took.is_empty() {
+        return Err("it did not run".into());
+    }
+    let of = outcome.statistics;
+    println!("{} samples, {} lost; rings of {} bytes", meter.took.len(), of.lost, of.locked_bytes);
+    println!("{:?}\n{:?}", meter.walker.counts(), meter.walker.work());
+    let (warm, cold): (Vec<Took>, Vec<Took>) = meter.took.into_iter().partition(|took| took.read == 0);
     print("warm", &warm);
     print("cold", &cold);
-    let cpu = Duration::from_nanos(outcome.statistics.cpu_ns);
+    let cpu = Duration::from_nanos(of.cpu_ns);
     println!("the reading thread took {cpu:.2?} of CPU time in {length:?}, walks included");
     Ok(())
 }
@@ -84,5 +94,7 @@ fn print(what: &str, walks: &[Took]) {
     let mean = times.iter().sum::<Duration>() / count;
     let frames = walks.iter().map(|took| took.frames).sum::<usize>() / walks.len();
     let read: u64 = walks.iter().map(|took| took.read).sum();
-    println!("{what}: {count} walks, median {median:.2?}, mean {mean:.2?}, {frames} frames each, {read} rules read");
+    println!(
+        "{what}: {count} walks, median {median:.2?}, mean {mean:.2?}, {frames} frames each, {read} rules read"
+    );
 }

@@ -117,7 +117,9 @@ impl Walker {
         self.tables.begin_walk();
         self.addresses.clear();
         let (walk, is_truncated) = match registers(sample) {
-            Some(registers) if !mappings.is_empty() => self.follow(Owner { pid, mappings }, sample, registers),
+            Some(registers) if !mappings.is_empty() => {
+                self.follow(Owner { pid, mappings }, sample, registers)
+            }
             // Nothing is known of this process but what the kernel says.
             _ => {
                 self.addresses.extend(sample.user.iter());
@@ -185,12 +187,7 @@ impl Walker {
 }
 
 /// Leaves one frame: where the walk stands then, the address there, and whether a table led to it.
-fn left(
-    rule: &Rule,
-    stand: Stand,
-    chain: &Chain<'_>,
-    is_leaf: bool,
-) -> Result<(Stand, u64, bool), Stop> {
+fn left(rule: &Rule, stand: Stand, chain: &Chain<'_>, is_leaf: bool) -> Result<(Stand, u64, bool), Stop> {
     let has_record = match rule {
         Rule::End => return Err(Stop::End),
         Rule::Unknown => true,
@@ -203,23 +200,23 @@ fn left(
         Stand::Chained(_) => return Err(Stop::Beyond),
     };
     if *rule == Rule::Unknown {
-        return by_record(&registers, chain, rule);
+        return by_record(&registers, chain, is_leaf);
     }
     match rule::step(rule, &registers, &chain.stack, is_leaf) {
         Ok(Some(next)) => Ok((Stand::Known(next), next.pc, true)),
         Ok(None) => Err(Stop::End),
-        Err(Fault::Beyond) if has_record => by_record(&registers, chain, rule),
+        Err(Fault::Beyond) if has_record => by_record(&registers, chain, is_leaf),
         Err(Fault::Beyond) => Err(Stop::Beyond),
         Err(Fault::Nonsense) => Err(Stop::Lost),
     }
 }
 
 /// By the frame record that the frame pointer points to: in the copy, or as the kernel has seen it.
-fn by_record(registers: &Registers, chain: &Chain<'_>, rule: &Rule) -> Result<(Stand, u64, bool), Stop> {
+fn by_record(registers: &Registers, chain: &Chain<'_>, is_leaf: bool) -> Result<(Stand, u64, bool), Stop> {
     let record = registers.fp;
-    if record == 0 && *rule == Rule::Unknown {
-        // So begin threads of programs that keep frame pointers.
-        return Err(Stop::End);
+    if record == 0 {
+        // So begin threads of programs that keep frame pointers; but a leaf that nobody has called is none.
+        return Err(if is_leaf { Stop::Lost } else { Stop::End });
     }
     let is_above = record >= registers.sp;
     let words = chain.stack.word(record).zip(chain.stack.word(record.wrapping_add(8)));

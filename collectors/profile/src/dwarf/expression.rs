@@ -2,7 +2,7 @@
 //!
 //! Owns the bound on them. Refuses jumps, so that an expression takes no more steps than it has bytes.
 
-use gimli::{EndianSlice, Encoding, Expression, Format, LittleEndian, Operation};
+use gimli::{Encoding, EndianSlice, Expression, Format, LittleEndian, Operation};
 
 use super::copied::Copied;
 use super::rule::{Fault, Registers, number};

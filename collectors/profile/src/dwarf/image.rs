@@ -21,8 +21,6 @@ use crate::symbols::identity;
 const VDSO_BYTES_MAX: u64 = 32 << 10;
 /// Build ids in the kernel's records are cut to so many bytes.
 const KERNEL_ID_BYTES: usize = 20;
-/// What the kernel appends to the name of a file that has gone.
-const DELETED: &[u8] = b" (deleted)";
 
 /// Why a module's bytes cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -173,12 +173,7 @@ pub(super) fn step(
 /// CFA, return address, frame pointer.
 type Found = (u64, u64, u64);
 
-fn framed(
-    frame: &Frame,
-    registers: &Registers,
-    stack: &Copied<'_>,
-    is_leaf: bool,
-) -> Result<Found, Fault> {
+fn framed(frame: &Frame, registers: &Registers, stack: &Copied<'_>, is_leaf: bool) -> Result<Found, Fault> {
     let cfa = plus(base(frame.base, registers), frame.cfa)?;
     let ret = match frame.ret {
         Kept::At(offset) => stack.word(plus(cfa, offset)?).ok_or(Fault::Beyond)?,

@@ -42,7 +42,7 @@ pub enum TableError {
 pub struct Table<R> {
     file: Windows<R>,
     elf: Elf,
-    index: Index,
+    indexes: [Index; 2],
 }
 
 /// What a look-up took, in bytes of about equal weight.
@@ -59,8 +59,8 @@ impl<R: ReadAt> Table<R> {
         if elf.machine != ours {
             return Err(TableError::Foreign);
         }
-        let index = Index::find(&mut file, &elf)?;
-        Ok(Table { file, elf, index })
+        let indexes = Index::find(&mut file, &elf)?;
+        Ok(Table { file, elf, indexes })
     }
 
     /// As [`Table::new`], headers included.
@@ -76,20 +76,20 @@ impl<R: ReadAt> Table<R> {
     /// Whether it knows anything at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        matches!(self.index, Index::None)
+        self.indexes.iter().all(|index| matches!(index, Index::None))
     }
 
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.file.held() + self.index.bytes()
+        self.file.held() + self.indexes.iter().map(Index::bytes).sum::<usize>()
     }
 
     /// The first address of an entry, by its number: for tests and measurements, which ask all over a file.
     #[must_use]
     pub fn start(&mut self, number: u64) -> Option<u64> {
         self.file.allow(LOOKUP_BYTES_MAX);
-        self.index.start(&mut self.file, number)
+        self.indexes.iter().find_map(|index| index.start(&mut self.file, number))
     }
 
     /// The rule for the instruction at an offset of the file, and what it cost to find.
@@ -102,13 +102,21 @@ impl<R: ReadAt> Table<R> {
 
     fn look_up(&mut self, offset: u64, evaluator: &mut Evaluator) -> Option<Rule> {
         let address = self.elf.code_address(Mapped { start: 0, offset }, 0)?;
-        if let Some(entry) = self.index.entry(&mut self.file, &self.elf, address)
-            && let Some(rule) = evaluator.rule(&mut self.file, &entry, address)
-        {
-            return Some(rule);
+        for index in &self.indexes {
+            if let Some(entry) = index.entry(&mut self.file, &self.elf, address)
+                && let Some(rule) = evaluator.rule(&mut self.file, &entry, address)
+            {
+                return Some(rule);
+            }
         }
-        // What was looked for is the call before the instruction that is returned to.
-        let code = self.file.bytes(offset.checked_add(1)?, SIGNAL_RETURN.len()).ok()?;
-        (self.elf.machine == Machine::X86_64 && code == SIGNAL_RETURN).then(entry::signal_return)
+        // What was looked for is the call before the instruction that is returned to; or, within the system call, the
+        // end of the code.
+        let length = u64::try_from(SIGNAL_RETURN.len()).ok()?;
+        let mut is_at = |offset: Option<u64>| {
+            let code = offset.and_then(|offset| self.file.bytes(offset, SIGNAL_RETURN.len()).ok());
+            code == Some(SIGNAL_RETURN)
+        };
+        let is_return = is_at(offset.checked_add(1)) || is_at(offset.checked_sub(length));
+        (self.elf.machine == Machine::X86_64 && is_return).then(entry::signal_return)
     }
 }

@@ -145,7 +145,8 @@ impl Tables {
             None => {
                 let Some(rule) = self.read(owner, module, offset) else { return UNKNOWN };
                 let ways = self.rules.get(set..set + WAYS).unwrap_or_default();
-                let age = |known: &Known| if known.module == 0 { u32::MAX } else { now.wrapping_sub(known.used) };
+                let age =
+                    |known: &Known| if known.module == 0 { u32::MAX } else { now.wrapping_sub(known.used) };
                 let oldest = ways.iter().enumerate().max_by_key(|(_, known)| age(known));
                 let way = oldest.map_or(0, |(way, _)| way);
                 if let Some(place) = self.rules.get_mut(set + way) {
@@ -192,9 +193,8 @@ impl Tables {
     /// Opens a module's table unless that was done already; false when it must wait.
     fn is_there(&mut self, owner: Owner<'_>, module: &Module) -> bool {
         let known = self.slots.get(&module.id).map(|slot| &slot.state);
-        let is_due = known.is_none_or(|state| {
-            matches!(state, State::Refused(at) if self.walks - at >= RETRY_AFTER)
-        });
+        let is_due =
+            known.is_none_or(|state| matches!(state, State::Refused(at) if self.walks - at >= RETRY_AFTER));
         if !is_due {
             return true;
         }
@@ -242,7 +242,9 @@ impl Tables {
             // Those without bytes are no help against bytes, and cost an opening to learn again.
             let is_small = self.slots.len() <= TABLES_MAX;
             let candidates = others.filter(|(_, slot)| !is_small || slot.bytes > 0);
-            let Some(oldest) = candidates.min_by_key(|(_, slot)| slot.used).map(|(id, _)| *id) else { return };
+            let Some(oldest) = candidates.min_by_key(|(_, slot)| slot.used).map(|(id, _)| *id) else {
+                return;
+            };
             if let Some(slot) = self.slots.remove(&oldest) {
                 self.bytes = self.bytes.saturating_sub(slot.bytes);
                 self.work.evicted += u64::from(matches!(slot.state, State::Open(_)));

@@ -24,7 +24,8 @@ fn record(user: &[u64], fp: u64, stack: &[u64]) -> Vec<u8> {
     let mut body = words(&[1, 0, 5 | 5 << 32, 0, 0]);
     body.extend(words(&[u64::try_from(user.len()).unwrap() + 1, 512_u64.wrapping_neg()]));
     body.extend(words(user));
-    let registers = if cfg!(target_arch = "aarch64") { vec![2, fp, 0, SP, user[0]] } else { vec![2, fp, SP, user[0]] };
+    let registers =
+        if cfg!(target_arch = "aarch64") { vec![2, fp, 0, SP, user[0]] } else { vec![2, fp, SP, user[0]] };
     body.extend(words(&registers));
     let bytes = u64::try_from(stack.len()).unwrap() * 8;
     body.extend(words(&[bytes]));
@@ -69,6 +70,7 @@ fn memory_is_walked_as_the_kernel_did() {
     check(&user[..3], record_at(1), &stack, (&user[..3], Walk::CutShort, true));
     // A null pointer ends it, and so does a return to nowhere.
     check(&[0x1100, 0x1200], record_at(1), &[0, 0, 0x1200], (&[0x1100, 0x1200], Walk::FramePointer, false));
+    check(&[0x1100], 0, &[0, 0, 0x1200], (&[0x1100], Walk::CutShort, false));
     check(&[0x1100, 0x9200], record_at(1), &[0, 0, 0x9200], (&[0x1100], Walk::CutShort, false));
 }
 
@@ -134,21 +136,25 @@ fn where_a_function_begins_its_return_address_is_on_top_of_the_stack() {
     let library = library();
     let mut table = Table::open(&library[..]).unwrap();
     let offset = |address| {
-        let elf = crate::symbols::elf::Elf::read(&mut crate::symbols::file::Windows::new(&library[..]).unwrap());
+        let elf =
+            crate::symbols::elf::Elf::read(&mut crate::symbols::file::Windows::new(&library[..]).unwrap());
         elf.unwrap().offset_of(address).unwrap()
     };
     let mut evaluator = Evaluator::default();
     let starts: Vec<u64> = (0..400).map_while(|at| table.start(at * 7)).collect();
     let plain = Frame { base: Base::Sp, cfa: 8, ret: Kept::At(-8), fp: Kept::Same, is_signal: false };
-    let first = starts.iter().filter(|start| table.rule(offset(**start), &mut evaluator).0 == Rule::Frame(plain));
-    let first = first.count();
-    assert!(starts.len() == 400 && first >= 390, "{first} of {}", starts.len());
+    let rules: Vec<Rule> = starts.iter().map(|start| table.rule(offset(*start), &mut evaluator).0).collect();
+    // What the compiler moved out of a function begins in the middle of it, and the stubs of the linker compute.
+    let first = rules.iter().filter(|rule| **rule == Rule::Frame(plain)).count();
+    assert!(starts.len() == 400 && first >= 370, "{first} of {}", starts.len());
+    assert!(!rules.contains(&Rule::Unknown));
     assert!(table.bytes() <= 300 << 10, "{}", table.bytes());
 }
 
 /// The bytes of a library's table and of the index to it.
 fn table_bytes(library: &[u8]) -> std::ops::Range<usize> {
-    let elf = crate::symbols::elf::Elf::read(&mut crate::symbols::file::Windows::new(library).unwrap()).unwrap();
+    let elf =
+        crate::symbols::elf::Elf::read(&mut crate::symbols::file::Windows::new(library).unwrap()).unwrap();
     let span = |name| elf.section(name).unwrap().span;
     let (index, table) = (span(".eh_frame_hdr"), span(".eh_frame"));
     let at = |offset: u64| usize::try_from(offset).unwrap();

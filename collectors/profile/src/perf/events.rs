@@ -54,7 +54,8 @@ impl Sizes {
     #[must_use]
     pub fn with_stack(stack_bytes: StackBytes, hz: Hz) -> Sizes {
         let record = usize::try_from(stack_bytes.get()).unwrap_or(usize::MAX).saturating_add(RECORD_BYTES);
-        let samples = SAMPLES_KEPT.min(usize::try_from(hz.get()).unwrap_or(SAMPLES_KEPT) * 3 / 10).max(WAKE_AT * 2);
+        let samples =
+            SAMPLES_KEPT.min(usize::try_from(hz.get()).unwrap_or(SAMPLES_KEPT) * 3 / 10).max(WAKE_AT * 2);
         let wanted = record.saturating_mul(samples).min(RING_BYTES_DEEP_MAX).next_power_of_two();
         Sizes { ring_bytes: wanted.max(RING_BYTES), stack_bytes }
     }
@@ -426,4 +427,22 @@ fn shape(measure: Measure, hz: Hz, stack_bytes: StackBytes) -> Shape {
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 fn other(error: io::Error) -> Refusal {
     Refusal::Other(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RING_BYTES, Sizes};
+    use crate::perf::attr::{Hz, STACK_BYTES, STACK_BYTES_DEEP, StackBytes};
+
+    #[test]
+    fn rings_hold_as_much_time_with_big_stacks_up_to_a_bound() {
+        let fastest = Hz::new(999).unwrap();
+        assert_eq!(Sizes::with_stack(STACK_BYTES, fastest), Sizes::default());
+        assert_eq!(Sizes::default().ring_bytes, RING_BYTES, "two CPUs have 1 MiB");
+        assert_eq!(Sizes::with_stack(STACK_BYTES_DEEP, Hz::ASKED).ring_bytes, RING_BYTES);
+        assert_eq!(Sizes::with_stack(STACK_BYTES_DEEP, Hz::TRIGGERED).ring_bytes, 4 << 20);
+        assert_eq!(Sizes::with_stack(StackBytes::new(65_528).unwrap(), fastest).ring_bytes, 4 << 20);
+        let rare = Sizes::with_stack(StackBytes::new(65_528).unwrap(), Hz::STEADY);
+        assert!(rare.ring_bytes >= 8 * 65_528, "{rare:?}");
+    }
 }

@@ -42,7 +42,12 @@ fn compiled_at_run_time_in_the_middle_of_a_stack() {
     let program = Program::run(&path);
     let run = sample_deep(program.pid());
     let (tables, kernel, ends) = score(&JIT, &run);
-    println!("jit: by tables {:.4}, by frame pointers {:.4}: {:?}", tables.share(), kernel.share(), run.counts);
+    println!(
+        "jit: by tables {:.4}, by frame pointers {:.4}: {:?}",
+        tables.share(),
+        kernel.share(),
+        run.counts
+    );
     assert!(tables.share() >= 0.98 && ends.share() >= 0.98);
     let mixed = run.taken.iter().filter(|taken| taken.walk == Walk::Mixed).count();
     assert!(mixed * 100 >= run.taken.len() * 98, "each of them has passed through it");
@@ -74,11 +79,13 @@ func main() {
 fn go_is_left_as_the_kernel_walked_it() {
     let (source, program) = (folder().join("spin.go"), folder().join("go-spin"));
     std::fs::write(&source, GO).unwrap();
-    let built = Command::new("go").args(["build", "-o"]).arg(&program).arg(&source).env("CGO_ENABLED", "0").status();
+    let built =
+        Command::new("go").args(["build", "-o"]).arg(&program).arg(&source).env("CGO_ENABLED", "0").status();
     assert!(built.expect("install Go").success());
     let running = Program::run(&program);
     let run = sample(running.pid(), None, 1500);
-    let is_go = |frame: Option<&(std::path::PathBuf, u64)>| frame.is_some_and(|frame| frame.0 == Path::new(&program));
+    let is_go =
+        |frame: Option<&(std::path::PathBuf, u64)>| frame.is_some_and(|frame| frame.0 == Path::new(&program));
     let ours: Vec<_> = run.taken.iter().filter(|taken| is_go(taken.by_kernel.first())).collect();
     let same = ours.iter().filter(|taken| taken.by_tables == taken.by_kernel).count();
     println!("go: {same} of {} as they were; {:?}; {:?}", ours.len(), run.counts, run.work);

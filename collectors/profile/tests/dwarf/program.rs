@@ -51,7 +51,8 @@ pub(crate) struct Program(Child);
 
 impl Program {
     pub(crate) fn run(path: &Path) -> Program {
-        let quiet = |stream: &mut Command| stream.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let quiet =
+            |stream: &mut Command| stream.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Program(quiet(&mut Command::new(path)))
     }
 
@@ -90,7 +91,7 @@ pub(crate) struct Run {
 fn frames(seen: &Seen<'_>, addresses: impl Iterator<Item = u64>) -> Vec<Frame> {
     let frame = |(at, address): (usize, u64)| {
         // Where a call returns to may be another function already.
-        let address = if at == 0 { address } else { address - 1 };
+        let address = if at == 0 { address } else { address.wrapping_sub(1) };
         let place = seen.process.and_then(|process| process.mappings.locate(address));
         place.map_or((PathBuf::new(), address), |place| (place.module.path.clone(), place.offset))
     };
@@ -120,9 +121,10 @@ pub(crate) fn sample(pid: u32, stack: Option<StackBytes>, samples: usize) -> Run
         into.0.push(Taken { walk, is_truncated, by_tables, by_kernel });
         (into.1, into.2) = (walker.counts(), walker.work());
     };
-    let session = Session::start(&plan, sink).unwrap_or_else(|refusal| panic!("{refusal}: {}", refusal.cure()));
+    let session =
+        Session::start(&plan, sink).unwrap_or_else(|refusal| panic!("{refusal}: {}", refusal.cure()));
     for _ in 0..6000 {
-        if taken.lock().unwrap().0.len() >= samples {
+        if session.is_over() || taken.lock().unwrap().0.len() >= samples {
             break;
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -198,7 +200,8 @@ pub(crate) fn is_right(source: &Source, names: &mut Names, stack: &[Frame], is_w
     let named: Vec<Option<String>> = stack.iter().map(|frame| names.name(frame).filter(is_known)).collect();
     let leaf = named.first().cloned().flatten();
     let mut ours: Vec<String> = named.into_iter().flatten().collect();
-    let Some(first) = ours.first() else { return false };
+    // What ends in a library before it comes to us has nothing wrong in it.
+    let Some(first) = ours.first() else { return !is_whole };
     // A library's function at the leaf has been called by one that calls libraries.
     if leaf.is_none() && !source.callers.contains(&first.as_str()) {
         return false;
@@ -206,9 +209,14 @@ pub(crate) fn is_right(source: &Source, names: &mut Names, stack: &[Frame], is_w
     let depth = ours.iter().filter(|name| *name == "recurse").count();
     let is_at_its_depth = depth == 0 || depth == 41 || ours[0] == "recurse" || !is_whole;
     ours.dedup();
-    let is_end = |chain: &&&[&str]| ours.len() <= chain.len() && chain[chain.len() - ours.len()..] == ours[..];
+    let is_end =
+        |chain: &&&[&str]| ours.len() <= chain.len() && chain[chain.len() - ours.len()..] == ours[..];
     let is_part = |chain: &&&[&str]| chain.windows(ours.len()).any(|part| part == ours);
-    let is_made = if is_whole { source.chains.iter().any(|chain| is_end(&chain)) } else { source.chains.iter().any(|chain| is_part(&chain)) };
+    let is_made = if is_whole {
+        source.chains.iter().any(|chain| is_end(&chain))
+    } else {
+        source.chains.iter().any(|chain| is_part(&chain))
+    };
     is_at_its_depth && is_made
 }
 
@@ -216,7 +224,8 @@ pub(crate) fn is_right(source: &Source, names: &mut Names, stack: &[Frame], is_w
 pub(crate) fn score(source: &Source, run: &Run) -> (Score, Score, Score) {
     let mut names = Names::default();
     let of = run.taken.len();
-    let (mut tables, mut kernel, mut ends) = (Score { right: 0, of }, Score { right: 0, of }, Score { right: 0, of });
+    let (mut tables, mut kernel, mut ends) =
+        (Score { right: 0, of }, Score { right: 0, of }, Score { right: 0, of });
     let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
     for taken in &run.taken {
         let is_whole = taken.walk != Walk::CutShort;
@@ -225,7 +234,8 @@ pub(crate) fn score(source: &Source, run: &Run) -> (Score, Score, Score) {
         kernel.right += usize::from(is_right(source, &mut names, &taken.by_kernel, true));
         ends.right += usize::from(is_whole);
         if !is_right_by_tables || !is_whole {
-            let stack: Vec<String> = taken.by_tables.iter().take(12).map(|frame| told(&mut names, frame)).collect();
+            let stack: Vec<String> =
+                taken.by_tables.iter().take(12).map(|frame| told(&mut names, frame)).collect();
             *wrong.entry(format!("{:?} {}", taken.walk, stack.join(" < "))).or_default() += 1;
         }
     }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use profile::dwarf::Walk;
 
-use crate::program::{Names, Program, compile, folder, is_right, sample, sample_deep, score};
+use crate::program::{Names, Program, Taken, compile, folder, is_right, sample, sample_deep, score};
 use crate::sources::{C, CPP, PLUGIN, RUST, Source};
 
 /// Samples the program and asks for nearly all of its stacks to be right, whatever the kernel's walk makes of them.
@@ -80,7 +80,11 @@ fn c_stripped_of_everything() {
         }
     }
     let (tables, kernel, _) = score(&C, &run);
-    println!("c stripped: by tables {:.2} %, by frame pointers {:.2} %", 100.0 * tables.share(), 100.0 * kernel.share());
+    println!(
+        "c stripped: by tables {:.2} %, by frame pointers {:.2} %",
+        100.0 * tables.share(),
+        100.0 * kernel.share()
+    );
     assert!(tables.share() >= 0.98);
 }
 
@@ -94,8 +98,43 @@ fn cpp_with_exceptions_and_inlined_calls() {
 
 #[test]
 fn rust_as_it_is_released() {
-    let path = compile("rustc", RUST.text, ("rust.rs", "rust"), &["-O", "--edition", "2021", "-Cforce-frame-pointers=no"]);
+    let path = compile(
+        "rustc",
+        RUST.text,
+        ("rust.rs", "rust"),
+        &["-O", "--edition", "2021", "-Cforce-frame-pointers=no"],
+    );
     check(&RUST, "pie", &path);
+}
+
+/// The scale is the same for both: where frame pointers are kept the kernel's walk finds most of the calls, all but the
+/// direct callers of libraries.
+#[test]
+fn c_with_frame_pointers_shows_what_the_kernel_can_do() {
+    // With any optimisation gcc leaves them out of leaves, whatever it is told.
+    let path = compile("gcc", C.text, ("c-kept.c", "c-kept"), &["-O0", "-fno-omit-frame-pointer"]);
+    let program = Program::run(&path);
+    let (tables, kernel, _) = score(&C, &sample_deep(program.pid()));
+    println!(
+        "c kept: by tables {:.2} %, by frame pointers {:.2} %",
+        100.0 * tables.share(),
+        100.0 * kernel.share()
+    );
+    assert!(tables.share() >= 0.98 && kernel.share() > 0.2);
+    // Forty frames of a recursion do not fit into the small copy: from there on it is the kernel's walk, through functions
+    // that are known to keep a record, up to the C library, which keeps none.
+    let run = sample(program.pid(), None, 1500);
+    let mut names = Names::default();
+    let mut named = |taken: &Taken| -> Vec<String> {
+        taken.by_tables.iter().filter_map(|frame| names.name(frame)).collect()
+    };
+    let stacks: Vec<Vec<String>> = run.taken.iter().map(&mut named).collect();
+    let deep: Vec<_> = stacks.iter().filter(|stack| stack.iter().any(|name| name == "bottom")).collect();
+    let recursions = |stack: &[String]| stack.iter().filter(|name| *name == "recurse").count();
+    let whole = deep.iter().filter(|stack| recursions(stack) == 41 && stack.contains(&"main".to_owned()));
+    let whole = whole.count();
+    println!("c kept, small copy: {whole} of {} recursions are whole; {:?}", deep.len(), run.counts);
+    assert!(deep.len() > 50 && whole * 100 >= deep.len() * 98);
 }
 
 /// With 512 bytes nothing is invented: what is there is right, and what is not there is known to be missing.

@@ -2,7 +2,8 @@
 
 use gimli::{
     BaseAddresses, CfaRule, DebugFrame, EhFrame, EndianSlice, FrameDescriptionEntry, LittleEndian, Register,
-    RegisterRule, UnwindContext, UnwindContextStorage, UnwindExpression, UnwindSection, UnwindTableRow, Vendor,
+    RegisterRule, UnwindContext, UnwindContextStorage, UnwindExpression, UnwindSection, UnwindTableRow,
+    Vendor,
 };
 
 use super::super::expression;
@@ -185,7 +186,7 @@ fn rule<'a, S: UnwindSection<Bytes<'a>>>(
         }
         CfaRule::Expression(expression) => CfaValue::Computed(bytes(section, expression)?),
     };
-    let (ret, fp) = (value(section, ret)?, value(section, fp)?);
+    let (ret, fp) = (value(section, ret.as_ref())?, value(section, fp.as_ref())?);
     Some(Rule::Computed(Box::new(Computed { cfa, ret, fp, is_signal })))
 }
 
@@ -205,13 +206,13 @@ fn kept(rule: Option<&RegisterRule<usize>>) -> Option<Kept> {
     }
 }
 
-fn value<'a, S: UnwindSection<Bytes<'a>>>(section: &S, rule: Option<RegisterRule<usize>>) -> Option<Value> {
+fn value<'a, S: UnwindSection<Bytes<'a>>>(section: &S, rule: Option<&RegisterRule<usize>>) -> Option<Value> {
     match rule {
         None | Some(RegisterRule::SameValue | RegisterRule::Undefined) => Some(Value::Same),
-        Some(RegisterRule::Offset(offset)) => i32::try_from(offset).ok().map(Value::At),
-        Some(RegisterRule::ValOffset(offset)) => i32::try_from(offset).ok().map(Value::Is),
-        Some(RegisterRule::Expression(expression)) => bytes(section, &expression).map(Value::AtComputed),
-        Some(RegisterRule::ValExpression(expression)) => bytes(section, &expression).map(Value::Computed),
+        Some(RegisterRule::Offset(offset)) => i32::try_from(*offset).ok().map(Value::At),
+        Some(RegisterRule::ValOffset(offset)) => i32::try_from(*offset).ok().map(Value::Is),
+        Some(RegisterRule::Expression(expression)) => bytes(section, expression).map(Value::AtComputed),
+        Some(RegisterRule::ValExpression(expression)) => bytes(section, expression).map(Value::Computed),
         _ => None,
     }
 }

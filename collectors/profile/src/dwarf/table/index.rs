@@ -42,26 +42,20 @@ pub(super) enum Index {
 }
 
 impl Index {
-    pub(super) fn find<R: ReadAt>(file: &mut Windows<R>, elf: &Elf) -> Result<Index, ReadError> {
+    /// Those of a file, in the order in which they are asked: what is for debuggers knows functions that the other leaves
+    /// out, where a compiler was told to write no table for exceptions.
+    pub(super) fn find<R: ReadAt>(file: &mut Windows<R>, elf: &Elf) -> Result<[Index; 2], ReadError> {
         let named = |name| elf.section(name).map(|section| section.span);
         file.allow(3 * SCAN_BYTES_MAX);
-        if let Some(header) = elf.eh_frame_header().or_else(|| named(".eh_frame_hdr"))
-            && let Some(sorted) = sorted(file, header)?
-        {
-            return Ok(sorted);
-        }
+        let header = elf.eh_frame_header().or_else(|| named(".eh_frame_hdr"));
+        let loaded = match header.map(|header| sorted(file, header)).transpose()?.flatten() {
+            Some(sorted) => sorted,
+            None => made(file, named(".eh_frame").map(Section::Eh))?,
+        };
         // Go writes .debug_frame too, and keeps frame pointers: those reach further than a copy of the stack.
         let is_go = named(".gopclntab").is_some() || named(".go.buildinfo").is_some();
         let debug = named(".debug_frame").filter(|_| !is_go).map(Section::Debug);
-        for section in named(".eh_frame").map(Section::Eh).into_iter().chain(debug) {
-            let mut made = scan(file, section)?;
-            if !made.is_empty() {
-                made.sort_unstable();
-                made.shrink_to_fit();
-                return Ok(Index::Made { made, section });
-            }
-        }
-        Ok(Index::None)
+        Ok([loaded, made(file, debug)?])
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -130,6 +124,18 @@ fn sorted<R: ReadAt>(file: &mut Windows<R>, header: Span) -> Result<Option<Index
     let count = u64::from(u32_at(bytes, 8)).min(header.length.saturating_sub(HEADER_BYTES) / 8);
     let pairs = header.offset.saturating_add(HEADER_BYTES);
     Ok((count > 0).then_some(Index::Sorted { pairs, count, base: header.address }))
+}
+
+/// An index of a section that has none.
+fn made<R: ReadAt>(file: &mut Windows<R>, section: Option<Section>) -> Result<Index, ReadError> {
+    let Some(section) = section else { return Ok(Index::None) };
+    let mut made = scan(file, section)?;
+    if made.is_empty() {
+        return Ok(Index::None);
+    }
+    made.sort_unstable();
+    made.shrink_to_fit();
+    Ok(Index::Made { made, section })
 }
 
 /// One pass over a section.
