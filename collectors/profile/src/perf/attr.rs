@@ -7,8 +7,13 @@ use std::num::NonZeroU32;
 
 use super::record::Layout;
 
-/// Bytes of user stack in a sample: a frameless leaf's return address lies at most 512 bytes up in Go's assembly.
-pub const STACK_BYTES: u32 = 512;
+/// Bytes of user stack in a sample, unless more are asked for: a frameless leaf's return address lies at most 512 bytes up
+/// in Go's assembly.
+pub const STACK_BYTES: StackBytes = StackBytes(512);
+/// For programs without frame pointers that somebody looks at: in most of them the whole stack.
+pub const STACK_BYTES_DEEP: StackBytes = StackBytes(16 << 10);
+/// The kernel keeps a record's length in 16 bits, and takes multiples of eight.
+const STACK_BYTES_MAX: u32 = 65_528;
 /// The kernel's own default limit, and its answer to more is an error.
 pub const DEPTH_MAX: u16 = 127;
 /// The kernel ships with a limit of 100,000 and lowers it under load; more than this nobody here asks for.
@@ -69,6 +74,25 @@ mod flag {
     pub(super) const BPF_EVENT: u64 = 1 << 30;
     pub(super) const CGROUP: u64 = 1 << 32;
     pub(super) const BUILD_ID: u64 = 1 << 34;
+}
+
+/// How much of the user stack comes with a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StackBytes(u32);
+
+impl StackBytes {
+    /// A multiple of 8 of at most 65,528; anything else is none. The kernel copies less where the stack ends before, or
+    /// where the record would be too long.
+    #[must_use]
+    pub fn new(bytes: u32) -> Option<StackBytes> {
+        (bytes.is_multiple_of(8) && (8..=STACK_BYTES_MAX).contains(&bytes)).then_some(StackBytes(bytes))
+    }
+
+    /// As a number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
 }
 
 /// Samples a second of CPU time.
@@ -174,6 +198,8 @@ pub struct Shape {
     pub is_kernel_seen: bool,
     /// Deepest stack.
     pub depth: u16,
+    /// Bytes of stack in each sample.
+    pub stack_bytes: StackBytes,
     /// Unread bytes in a ring that wake us before the time.
     pub wakeup_bytes: u32,
 }
@@ -201,6 +227,8 @@ pub struct Abilities {
     pub ring_bytes: usize,
     /// Deepest stack.
     pub depth: u16,
+    /// Bytes of stack in each sample.
+    pub stack_bytes: StackBytes,
     /// How the records are laid out.
     pub layout: Layout,
 }
@@ -254,7 +282,7 @@ impl Attr {
             attr.sample_type |= field::CGROUP;
         }
         attr.sample_regs_user = REGISTERS.iter().fold(0, |bits, number| bits | 1 << number);
-        attr.sample_stack_user = STACK_BYTES;
+        attr.sample_stack_user = shape.stack_bytes.get();
         attr.sample_max_stack = shape.depth;
         attr
     }
@@ -309,11 +337,20 @@ impl Attr {
 
 #[cfg(test)]
 mod tests {
-    use super::{Attr, Hz, Level, Measure, STACK_BYTES, Scope, Shape};
+    use super::{Attr, Hz, Level, Measure, STACK_BYTES, STACK_BYTES_DEEP, Scope, Shape, StackBytes};
 
     fn shape(level: Level, scope: Scope) -> Shape {
         let measure = Measure::Running;
-        Shape { measure, hz: Hz::ASKED, level, scope, is_kernel_seen: true, depth: 127, wakeup_bytes: 4096 }
+        Shape {
+            measure,
+            hz: Hz::ASKED,
+            level,
+            scope,
+            is_kernel_seen: true,
+            depth: 127,
+            stack_bytes: STACK_BYTES,
+            wakeup_bytes: 4096,
+        }
     }
 
     #[test]
@@ -322,8 +359,7 @@ mod tests {
         assert_eq!((attr.kind, attr.config, attr.size), (1, 0, 112));
         assert_eq!(attr.sample_period_or_freq, 99);
         assert_eq!(attr.sample_type, 0x1 | 0x2 | 0x4 | 0x20 | 0x80 | 0x1000 | 0x2000 | 0x1_0000 | 0x20_0000);
-        assert_eq!(attr.sample_stack_user, STACK_BYTES);
-        assert_eq!(attr.sample_stack_user % 8, 0, "the kernel refuses anything else");
+        assert_eq!(attr.sample_stack_user, 512);
         assert_eq!(attr.read_format, 4 | 16);
         if cfg!(target_arch = "x86_64") {
             assert_eq!(attr.sample_regs_user, 0x1c0);
@@ -358,6 +394,14 @@ mod tests {
         assert!(newer.iter().all(|(new, old)| flags(*new).count_ones() > flags(*old).count_ones()));
         assert_eq!(Attr::sampling(&shape(Level::BuildId, Scope::Node)).read_format, 4);
         assert_eq!(Level::Basic.older(), None);
+    }
+
+    #[test]
+    fn as_much_of_the_stack_comes_as_the_kernel_can_say() {
+        let deep = Shape { stack_bytes: STACK_BYTES_DEEP, ..shape(Level::Lost, Scope::Node) };
+        assert_eq!(Attr::sampling(&deep).sample_stack_user, 16_384);
+        assert_eq!([0, 12, 65_536].map(StackBytes::new), [None; 3], "the kernel refuses these");
+        assert_eq!(StackBytes::new(65_528).map(StackBytes::get), Some(65_528));
     }
 
     #[test]

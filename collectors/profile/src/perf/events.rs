@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::attr::{Abilities, Attr, DEPTH_MAX, Hz, Level, Measure, Scope, Shape};
+use super::attr::{Abilities, Attr, DEPTH_MAX, Hz, Level, Measure, STACK_BYTES, Scope, Shape, StackBytes};
 use super::cpus;
 use super::refusal::{Asked, Refusal, Situation};
 use super::ring::Ring;
@@ -27,6 +27,39 @@ const WAKE_AT: usize = 4;
 const RINGS_BYTES_MAX: usize = 32 << 20;
 /// Below this a ring holds less than one longest record.
 const RING_BYTES_MIN: usize = 64 << 10;
+/// A record beside its stack: 127 frames, registers, who and when.
+const RECORD_BYTES: usize = 1200;
+/// Samples of one CPU that a ring holds, so that we may come late by as much as at 999 Hz with little stacks: 0.3 s.
+const SAMPLES_KEPT: usize = 300;
+/// Of one CPU in a session with big stacks, whatever its rate.
+const RING_BYTES_DEEP_MAX: usize = 4 << 20;
+
+/// What one sample and one CPU may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Of each CPU's ring.
+    pub ring_bytes: usize,
+    /// Of stack in each sample.
+    pub stack_bytes: StackBytes,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes { ring_bytes: RING_BYTES, stack_bytes: STACK_BYTES }
+    }
+}
+
+impl Sizes {
+    /// With so much stack in each sample, and rings that hold as much time as they do with little of it, up to 4 MiB each.
+    #[must_use]
+    pub fn with_stack(stack_bytes: StackBytes, hz: Hz) -> Sizes {
+        let record = usize::try_from(stack_bytes.get()).unwrap_or(usize::MAX).saturating_add(RECORD_BYTES);
+        let samples =
+            SAMPLES_KEPT.min(usize::try_from(hz.get()).unwrap_or(SAMPLES_KEPT) * 3 / 10).max(WAKE_AT * 2);
+        let wanted = record.saturating_mul(samples).min(RING_BYTES_DEEP_MAX).next_power_of_two();
+        Sizes { ring_bytes: wanted.max(RING_BYTES), stack_bytes }
+    }
+}
 
 /// One CPU.
 #[derive(Debug)]
@@ -61,13 +94,13 @@ pub struct Events {
 
 impl Events {
     /// Opens them: side-band on, samples off.
-    pub fn open(target: &Target, (measure, hz): (Measure, Hz), ring_bytes: usize) -> Result<Events, Refusal> {
-        let cpus = cpus::online();
+    pub fn open(target: &Target, (measure, hz): (Measure, Hz), sizes: Sizes) -> Result<Events, Refusal> {
+        let (cpus, ring_bytes) = (cpus::online(), sizes.ring_bytes);
         let aim = match target {
             Target::Cgroup(path) => Aim::Cgroup(target::cgroup_directory(path)?, path.clone()),
             Target::Node | Target::Pids(_) => Aim::Node,
         };
-        let shape = shape(measure, hz);
+        let shape = shape(measure, hz, sizes.stack_bytes);
         if let (Target::Pids(pids), Measure::Waiting) = (target, measure) {
             // A node switches hundreds of thousands of times a second: only those that are asked about shall pay.
             return Events::open_tasks(pids, shape, ring_bytes, &cpus);
@@ -333,6 +366,7 @@ impl Events {
             level: self.shape.level,
             ring_bytes: self.ring_bytes,
             depth: self.shape.depth,
+            stack_bytes: self.shape.stack_bytes,
             layout: self.shape.layout(),
         }
     }
@@ -375,7 +409,7 @@ impl Lane {
     }
 }
 
-fn shape(measure: Measure, hz: Hz) -> Shape {
+fn shape(measure: Measure, hz: Hz, stack_bytes: StackBytes) -> Shape {
     let depth = fs::read_to_string("/proc/sys/kernel/perf_event_max_stack").unwrap_or_default();
     Shape {
         measure,
@@ -385,6 +419,7 @@ fn shape(measure: Measure, hz: Hz) -> Shape {
         is_kernel_seen: true,
         // More than the machine allows is an error, not a shorter stack.
         depth: depth.trim().parse().unwrap_or(DEPTH_MAX).min(DEPTH_MAX),
+        stack_bytes,
         wakeup_bytes: 0,
     }
 }
@@ -392,4 +427,22 @@ fn shape(measure: Measure, hz: Hz) -> Shape {
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 fn other(error: io::Error) -> Refusal {
     Refusal::Other(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RING_BYTES, Sizes};
+    use crate::perf::attr::{Hz, STACK_BYTES, STACK_BYTES_DEEP, StackBytes};
+
+    #[test]
+    fn rings_hold_as_much_time_with_big_stacks_up_to_a_bound() {
+        let fastest = Hz::new(999).unwrap();
+        assert_eq!(Sizes::with_stack(STACK_BYTES, fastest), Sizes::default());
+        assert_eq!(Sizes::default().ring_bytes, RING_BYTES, "two CPUs have 1 MiB");
+        assert_eq!(Sizes::with_stack(STACK_BYTES_DEEP, Hz::ASKED).ring_bytes, RING_BYTES);
+        assert_eq!(Sizes::with_stack(STACK_BYTES_DEEP, Hz::TRIGGERED).ring_bytes, 4 << 20);
+        assert_eq!(Sizes::with_stack(StackBytes::new(65_528).unwrap(), fastest).ring_bytes, 4 << 20);
+        let rare = Sizes::with_stack(StackBytes::new(65_528).unwrap(), Hz::STEADY);
+        assert!(rare.ring_bytes >= 8 * 65_528, "{rare:?}");
+    }
 }

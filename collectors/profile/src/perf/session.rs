@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::attr::{Abilities, Hz, Measure, Scope};
+use super::attr::{Abilities, Hz, Measure, Scope, StackBytes};
 use super::cgroup::Cgroup;
 use super::cpus;
-use super::events::{Events, RING_BYTES};
+use super::events::{Events, Sizes};
 use super::processes::{Process, Processes};
 use super::record::{Meta, Sample};
 use super::refusal::Refusal;
@@ -48,15 +48,22 @@ pub struct Plan {
     pub hz: Hz,
     /// For how long; until it is stopped when there is no end.
     pub length: Option<Duration>,
-    /// Of each CPU.
-    pub ring_bytes: usize,
+    /// Bytes of each CPU's ring and of the stack in each sample.
+    pub sizes: Sizes,
 }
 
 impl Plan {
     /// Of these, at this rate, until stopped.
     #[must_use]
     pub fn new(target: Target, hz: Hz) -> Plan {
-        Plan { target, measure: Measure::Running, hz, length: None, ring_bytes: RING_BYTES }
+        Plan { target, measure: Measure::Running, hz, length: None, sizes: Sizes::default() }
+    }
+
+    /// With more of the stack in each sample, for programs without frame pointers, and rings to match. Not for what waits:
+    /// the last stack of each thread that is away is kept.
+    #[must_use]
+    pub fn with_stack(self, stack_bytes: StackBytes) -> Plan {
+        Plan { sizes: Sizes::with_stack(stack_bytes, self.hz), ..self }
     }
 }
 
@@ -156,7 +163,7 @@ impl<S: Sink> Session<S> {
     /// Opens everything, reads who runs, and lets the samples come.
     pub fn start(plan: &Plan, sink: S) -> Result<Session<S>, Refusal> {
         let system = |error: io::Error| Refusal::Other(error.to_string());
-        let mut events = Events::open(&plan.target, (plan.measure, plan.hz), plan.ring_bytes)?;
+        let mut events = Events::open(&plan.target, (plan.measure, plan.hz), plan.sizes)?;
         let abilities = events.abilities();
         let (mut proc, mut processes) = (Proc::new("/proc".into()), Processes::default());
         // From here on the rings tell what changes; what they tell once more than /proc did is told twice the same.

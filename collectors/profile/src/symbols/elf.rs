@@ -29,6 +29,8 @@ const SECTION_BYTES: u16 = 64;
 const SEGMENT_LOAD: u32 = 1;
 const SEGMENT_DYNAMIC: u32 = 2;
 const SEGMENT_NOTE: u32 = 4;
+/// `PT_GNU_EH_FRAME`: where the index of the unwinding table is, without the names of sections.
+const SEGMENT_EH_FRAME: u32 = 0x6474_e550;
 const EXECUTABLE: u32 = 1;
 const WRITABLE: u32 = 2;
 const SECTION_NOTE: u32 = 7;
@@ -145,6 +147,7 @@ pub struct Elf {
     pub sections: Vec<Section>,
     notes: Vec<Span>,
     dynamic: Option<Span>,
+    eh_frame_header: Option<Span>,
 }
 
 /// How a process has mapped a part of a file: a line of /proc/PID/maps or an mmap event.
@@ -169,8 +172,14 @@ impl Elf {
             Err(error) => return Err(error.into()),
         };
         let machine = machine(&header)?;
-        let mut elf =
-            Elf { machine, segments: Vec::new(), sections: Vec::new(), notes: Vec::new(), dynamic: None };
+        let mut elf = Elf {
+            machine,
+            segments: Vec::new(),
+            sections: Vec::new(),
+            notes: Vec::new(),
+            dynamic: None,
+            eh_frame_header: None,
+        };
         elf.read_segments(file, &header)?;
         match sections(file, &header) {
             Ok(sections) => elf.sections = sections,
@@ -202,6 +211,7 @@ impl Elf {
                 }
                 SEGMENT_DYNAMIC => self.dynamic = Some(span),
                 SEGMENT_NOTE => self.notes.push(span),
+                SEGMENT_EH_FRAME => self.eh_frame_header = Some(span),
                 _ => {}
             }
         }
@@ -222,6 +232,12 @@ impl Elf {
     #[must_use]
     pub fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|section| section.name == name && section.span.length > 0)
+    }
+
+    /// The index of the unwinding table, as the loader knows it.
+    #[must_use]
+    pub fn eh_frame_header(&self) -> Option<Span> {
+        self.eh_frame_header
     }
 
     /// Where an address is in the file.

@@ -136,6 +136,18 @@ impl<R: ReadAt> Windows<R> {
         self.length
     }
 
+    /// Bytes of memory that the windows take.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.windows.iter().map(|window| window.bytes.capacity()).sum()
+    }
+
+    /// What is left of the bytes that were allowed.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
     /// From now on at most so many bytes are read from the file. What a window holds already is free.
     pub fn allow(&mut self, bytes: u64) {
         self.left = bytes;
@@ -231,17 +243,17 @@ impl<R: ReadAt> Windows<R> {
 }
 
 /// The number there; 0 when the bytes end before.
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |raw| u16::from_le_bytes(*raw))
 }
 
 /// The number there; 0 when the bytes end before.
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |raw| u32::from_le_bytes(*raw))
 }
 
 /// The number there; 0 when the bytes end before.
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |raw| u64::from_le_bytes(*raw))
 }
 

@@ -80,7 +80,7 @@ fn children_that_live_for_milliseconds_are_followed_and_named() {
     }
     let mut plan = Plan::new(Target::Pids(vec![std::process::id()]), Hz::new(1999).unwrap());
     // Rings for seconds: what is tested is not how fast we read while others have the CPUs.
-    plan.ring_bytes = 4 << 20;
+    plan.sizes.ring_bytes = 4 << 20;
     let (session, notes) = noting(&plan);
     let mut children = HashSet::new();
     for _ in 0..50 {

@@ -9,7 +9,7 @@ use std::{env, fs};
 
 use profile::perf::attr::{Hz, Measure, Scope};
 use profile::perf::cpus;
-use profile::perf::events::{self, Events};
+use profile::perf::events::{Events, RING_BYTES, Sizes};
 use profile::perf::refusal::{Refusal, Situation};
 use profile::perf::session::{End, Plan};
 use profile::perf::target::Target;
@@ -21,7 +21,7 @@ fn cpus_that_go_and_come_are_followed() {
     if !is_node_ours() {
         return;
     }
-    let mut events = Events::open(&Target::Node, (Measure::Running, Hz::STEADY), events::RING_BYTES).unwrap();
+    let mut events = Events::open(&Target::Node, (Measure::Running, Hz::STEADY), Sizes::default()).unwrap();
     events.start().unwrap();
     let online = cpus::online();
     let held = (events.cpus(), events.files(), events.locked_bytes());
@@ -40,7 +40,7 @@ fn cpus_that_go_and_come_are_followed() {
 fn what_is_no_cgroup_is_refused_with_a_cure() {
     for path in ["/nowhere", "/etc/hostname", "/tmp"] {
         let refusal =
-            Events::open(&Target::Cgroup(path.into()), (Measure::Running, Hz::STEADY), events::RING_BYTES)
+            Events::open(&Target::Cgroup(path.into()), (Measure::Running, Hz::STEADY), Sizes::default())
                 .unwrap_err();
         assert_eq!(refusal.label(), "cgroup", "{path}: {refusal}");
         assert!(refusal.to_string().contains(path) && !refusal.cure().is_empty());
@@ -100,7 +100,7 @@ fn profile_as_nobody() {
     let child = Program(child);
 
     // The node is not ours, and neither is the first process: each refusal says why.
-    let refusal = Events::open(&Target::Node, (Measure::Running, Hz::ASKED), events::RING_BYTES).unwrap_err();
+    let refusal = Events::open(&Target::Node, (Measure::Running, Hz::ASKED), Sizes::default()).unwrap_err();
     let level = situation.paranoid;
     assert_eq!(
         refusal,
@@ -109,16 +109,16 @@ fn profile_as_nobody() {
     );
     assert!(refusal.cure().contains("CAP_PERFMON"));
     let foreign =
-        Events::open(&Target::Pids(vec![1]), (Measure::Running, Hz::ASKED), events::RING_BYTES).unwrap_err();
+        Events::open(&Target::Pids(vec![1]), (Measure::Running, Hz::ASKED), Sizes::default()).unwrap_err();
     assert_eq!(foreign, Refusal::Foreign { tid: 1 });
     let gone =
-        Events::open(&Target::Pids(vec![u32::MAX / 4]), (Measure::Running, Hz::ASKED), events::RING_BYTES)
+        Events::open(&Target::Pids(vec![u32::MAX / 4]), (Measure::Running, Hz::ASKED), Sizes::default())
             .unwrap_err();
     assert!(matches!(gone, Refusal::Gone { .. }), "{gone}");
 
     // Waiting is the kernel's to tell.
     let waiting = (Measure::Waiting, Hz::ASKED);
-    let waits = Events::open(&Target::Pids(vec![child.pid()]), waiting, events::RING_BYTES);
+    let waits = Events::open(&Target::Pids(vec![child.pid()]), waiting, Sizes::default());
     assert!(level < 2 || matches!(waits, Err(Refusal::Paranoid { .. })), "{waits:?}");
 
     rings_shrink_where_memory_may_not_be_locked(child.pid());
@@ -145,10 +145,10 @@ fn profile_as_nobody() {
 fn rings_shrink_where_memory_may_not_be_locked(pid: u32) {
     let target = Target::Pids(vec![pid]);
     // The first takes half of what is allowed, the next what is left.
-    let mut held =
-        vec![Events::open(&target, (Measure::Running, Hz::STEADY), events::RING_BYTES / 2).unwrap()];
+    let half = Sizes { ring_bytes: RING_BYTES / 2, ..Sizes::default() };
+    let mut held = vec![Events::open(&target, (Measure::Running, Hz::STEADY), half).unwrap()];
     let refusal = loop {
-        match Events::open(&target, (Measure::Running, Hz::STEADY), events::RING_BYTES) {
+        match Events::open(&target, (Measure::Running, Hz::STEADY), Sizes::default()) {
             Ok(events) => held.push(events),
             Err(refusal) => break refusal,
         }
@@ -157,5 +157,5 @@ fn rings_shrink_where_memory_may_not_be_locked(pid: u32) {
     assert!(matches!(refusal, Refusal::Locked { .. }), "{refusal}");
     let sizes: Vec<_> = held.iter().map(|events| events.abilities().ring_bytes).collect();
     println!("rings of {sizes:?}, then: {refusal}");
-    assert!(sizes.is_sorted_by(|before, after| before >= after) && sizes.last() < Some(&events::RING_BYTES));
+    assert!(sizes.is_sorted_by(|before, after| before >= after) && sizes.last() < Some(&RING_BYTES));
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use profile::perf::attr::{Hz, Measure};
-use profile::perf::events::{self, Events};
+use profile::perf::events::{Events, Sizes};
 use profile::perf::processes::Process;
 use profile::perf::refusal::{Refusal, Situation};
 use profile::perf::session::{Plan, Seen, Session, Wait};
@@ -198,7 +198,7 @@ pub(crate) fn chain_path() -> &'static Path {
 /// Whether the whole node may be sampled. Where it may not, that is told with its cause and cure, as it is to any user, and
 /// the story of the node ends there.
 pub(crate) fn is_node_ours() -> bool {
-    match Events::open(&Target::Node, (Measure::Running, Hz::STEADY), events::RING_BYTES) {
+    match Events::open(&Target::Node, (Measure::Running, Hz::STEADY), Sizes::default()) {
         Ok(_) => true,
         Err(refusal) => {
             let situation = Situation::read();
