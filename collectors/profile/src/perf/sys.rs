@@ -3,7 +3,7 @@
 //! The only unsafe code of this crate. It refuses to know what the events mean.
 #![expect(unsafe_code, reason = "perf events, shared rings and thread clocks have no safe form in std")]
 
-use std::ffi::{c_int, c_ulong};
+use std::ffi::{CStr, c_int, c_long, c_ulong};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -50,14 +50,16 @@ pub(super) fn open(attr: &Attr, watched: Watched, cpu: u32) -> io::Result<OwnedF
     let no_group: c_int = -1;
     // SAFETY: `attr` is a plain struct laid out as the kernel's, its `size` field is its size, and it outlives the call;
     // all other arguments are integers.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_perf_event_open, ptr::from_ref(attr), pid, cpu, no_group, flags) };
-    let fd = RawFd::try_from(fd).map_err(out_of_range)?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+    owned(unsafe { libc::syscall(libc::SYS_perf_event_open, ptr::from_ref(attr), pid, cpu, no_group, flags) })
+}
+
+/// The descriptor that a system call has just made, or its error.
+fn owned(result: c_long) -> io::Result<OwnedFd> {
+    match RawFd::try_from(result) {
+        // SAFETY: every caller has just got it from the kernel, and nobody else knows it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
     }
-    // SAFETY: the kernel has just given us this descriptor, nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Starts counting.
@@ -155,6 +157,29 @@ impl Drop for Mapping {
         // SAFETY: this is the mapping that `new` made, with its length; no reference into it outlives `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.page_bytes + self.data_bytes) };
     }
+}
+
+/// `FSCONFIG_CMD_CREATE`: makes the file system that was described.
+const FSCONFIG_CMD_CREATE: c_ulong = 6;
+/// Both `FSOPEN_CLOEXEC` and `FSMOUNT_CLOEXEC`.
+const MOUNT_CLOEXEC: c_ulong = 1;
+
+const MOUNT_ATTR_RDONLY: c_ulong = 1;
+
+/// A mount that is attached nowhere: it can be reached through this descriptor alone, and ends with it. Needs Linux 5.2.
+pub(super) fn private_mount(kind: &CStr) -> io::Result<OwnedFd> {
+    let nothing = ptr::null::<u8>();
+    // SAFETY: a text that ends with zero and outlives the call, and an integer.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), MOUNT_CLOEXEC) })?;
+    let fd = context.as_raw_fd();
+    // SAFETY: this command takes no key, no value and no further number.
+    let made =
+        unsafe { libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, nothing, nothing, 0) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that lives through the call, and integers.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, fd, MOUNT_CLOEXEC, MOUNT_ATTR_RDONLY) })
 }
 
 /// Bytes of a page.
