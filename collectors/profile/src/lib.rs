@@ -6,6 +6,7 @@
 pub mod baselines;
 pub mod capture;
 pub mod counts;
+pub mod doctor;
 pub mod fetch;
 pub mod gopprof;
 pub mod perf;

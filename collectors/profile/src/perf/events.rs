@@ -136,12 +136,7 @@ impl Events {
         }
     }
 
-    fn open_tasks(
-        tids: Vec<u32>,
-        shape: Shape,
-        ring_bytes: usize,
-        cpus: &[u32],
-    ) -> Result<Events, Refusal> {
+    fn open_tasks(tids: Vec<u32>, shape: Shape, ring_bytes: usize, cpus: &[u32]) -> Result<Events, Refusal> {
         let shape = Shape { scope: Scope::Tasks, ..shape };
         match Events::open_as(Aim::Tasks(tids.clone()), shape, ring_bytes, cpus) {
             // A switch is in the kernel: who may not see that sees none.

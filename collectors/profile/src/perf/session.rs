@@ -178,7 +178,8 @@ impl<S: Sink> Session<S> {
     /// Opens everything, reads who runs, and lets the samples come.
     pub fn start(plan: &Plan, sink: S) -> Result<Session<S>, Refusal> {
         let system = |error: io::Error| Refusal::Other(error.to_string());
-        let mut events = Events::open_with(&plan.target, (plan.measure, plan.hz), plan.ring_bytes, plan.tracefs)?;
+        let mut events =
+            Events::open_with(&plan.target, (plan.measure, plan.hz), plan.ring_bytes, plan.tracefs)?;
         let abilities = events.abilities();
         let (mut proc, mut processes) = (Proc::new("/proc".into()), Processes::default());
         // From here on the rings tell what changes; what they tell once more than /proc did is told twice the same.

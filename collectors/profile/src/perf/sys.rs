@@ -173,8 +173,7 @@ pub(super) fn private_mount(kind: &CStr) -> io::Result<OwnedFd> {
     let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), MOUNT_CLOEXEC) })?;
     let fd = context.as_raw_fd();
     // SAFETY: this command takes no key, no value and no further number.
-    let made =
-        unsafe { libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, nothing, nothing, 0) };
+    let made = unsafe { libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, nothing, nothing, 0) };
     if made < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -117,7 +117,8 @@ pub(crate) fn built(name: &str, source: &str) -> PathBuf {
     let (file, program) = (folder.join(format!("{name}.c")), folder.join(name));
     fs::write(&file, source).unwrap();
     let flags = ["-O1", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread", "-w"];
-    let built = Command::new("cc").args(flags).args(["-Wl,--build-id", "-o"]).arg(&program).arg(&file).status();
+    let built =
+        Command::new("cc").args(flags).args(["-Wl,--build-id", "-o"]).arg(&program).arg(&file).status();
     assert!(built.expect("install a C compiler: cc").success());
     program
 }

@@ -8,8 +8,9 @@ use std::{fs, ops};
 
 use crate::program::{Program, built};
 
-/// It waits in the way its argument says, so many times, in a function of its own, once it has read a byte. It first prints
-/// where that function begins and ends, and after each wait how long it took by its own clock.
+/// It waits in the way its argument says, so many times, once it has read a byte, in a function of its own. Calls into
+/// libc have no frame and hide their caller, so that one has a caller of its own. It first prints where the two begin and
+/// end, which is where main begins, and after each wait how long it took by its own clock, less the time that it ran.
 const SLEEPER: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -51,7 +52,7 @@ __attribute__((noinline)) void waits(const char *way) {
     else { long end = at(CLOCK_THREAD_CPUTIME_ID) + 20000000; while (at(CLOCK_THREAD_CPUTIME_ID) < end) sink++; }
     sink++;
 }
-__attribute__((noinline)) void after(void) { sink++; }
+__attribute__((noinline)) void around(const char *way) { waits(way); sink++; }
 int main(int argc, char **argv) {
     const char *way = argv[1];
     pthread_t other;
@@ -72,14 +73,14 @@ int main(int argc, char **argv) {
         CPU_SET(sched_getcpu(), &set);
         sched_setaffinity(0, sizeof set, &set);
     }
-    printf("%p %p\n", (void *)waits, (void *)after);
+    printf("%p %p\n", (void *)waits, (void *)main);
     fflush(stdout);
     if (getchar() == EOF) return 1;
     if (!strcmp(way, "pipe")) pthread_create(&other, 0, writer, 0);
     if (!strcmp(way, "rival")) pthread_create(&other, 0, rival, 0);
     for (int n = atoi(argv[2]); n > 0; n--) {
         long cpu = at(CLOCK_THREAD_CPUTIME_ID), began = at(CLOCK_MONOTONIC);
-        waits(way);
+        around(way);
         began = at(CLOCK_MONOTONIC) - began;
         printf("%ld\n", began - (at(CLOCK_THREAD_CPUTIME_ID) - cpu));
     }
@@ -107,7 +108,8 @@ pub(crate) struct Sleeper {
 impl Sleeper {
     pub(crate) fn new(way: &str, times: usize) -> Sleeper {
         // A file system in memory has no device to wait for: the build's folder is on a disk.
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sleeper-{}-{way}", std::process::id()));
+        let file =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sleeper-{}-{way}", std::process::id()));
         let mut command = Command::new(sleeper());
         command.args([way, &times.to_string()]).arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut program = Program(command.spawn().unwrap());

@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use profile::perf::attr::{Hz, Measure, Scope};
-use profile::perf::session::{End, Plan};
 use profile::perf::events::Tracefs;
+use profile::perf::session::{End, Plan};
 use profile::perf::session::{Wait, WaitKind};
 use profile::perf::target::Target;
 use profile::perf::tracepoint::{Switches, Untraced};
@@ -85,7 +85,8 @@ fn seen(way: &str, times: usize, tracefs: Tracefs) -> (Vec<u64>, Vec<Wait>, Opti
     let outcome = session.wait();
     assert_eq!((outcome.statistics.lost, outcome.statistics.malformed), (0, 0));
     let is_there = |note: &&Note| note.user.iter().any(|address| sleeper.waits.contains(address));
-    let waits: Vec<Wait> = notes.lock().unwrap().iter().filter(is_there).filter_map(|note| note.wait).collect();
+    let waits: Vec<Wait> =
+        notes.lock().unwrap().iter().filter(is_there).filter_map(|note| note.wait).collect();
     (told, waits, switches)
 }
 
