@@ -195,7 +195,7 @@ mod tests {
     fn this_machine_is_examined_whole() {
         let findings = examine();
         for finding in &findings {
-            println!("{:?}", finding);
+            println!("{finding:?}");
             assert_eq!(finding.cure.is_empty(), finding.state == State::Ok, "{finding:?}");
             assert!(!finding.cause.is_empty() && !finding.part.label().is_empty());
         }

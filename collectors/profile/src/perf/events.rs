@@ -209,9 +209,13 @@ impl Events {
             Watched::Task(_) => watched,
         };
         let side = self.event(&Attr::side_band(&self.shape), of, cpu)?;
-        let attrs = [Some(Attr::sampling(&self.shape)), Attr::returning(&self.shape)];
-        let samplers = attrs.iter().flatten().map(|attr| self.event(attr, watched, cpu));
-        Ok(Set { side, samplers: samplers.collect::<Result<_, _>>()? })
+        let mut samplers = vec![self.event(&Attr::sampling(&self.shape), watched, cpu)?];
+        if let Some(attr) = Attr::returning(&self.shape) {
+            let returning = self.event(&attr, watched, cpu)?;
+            sys::filter(&returning, tracepoint::RETURNED).map_err(other)?;
+            samplers.push(returning);
+        }
+        Ok(Set { side, samplers })
     }
 
     fn event(&self, attr: &Attr, watched: Watched, cpu: u32) -> Result<OwnedFd, Refusal> {

@@ -22,6 +22,7 @@ const IOC_ENABLE: c_ulong = 0x2400;
 const IOC_DISABLE: c_ulong = 0x2401;
 const IOC_PERIOD: c_ulong = 0x4008_2404;
 const IOC_SET_OUTPUT: c_ulong = 0x2405;
+const IOC_SET_FILTER: c_ulong = 0x4008_2406;
 
 /// Where in the first page of a ring the kernel keeps how far it has written, and reads how far we have read.
 const HEAD_AT: usize = 1024;
@@ -81,6 +82,13 @@ pub(super) fn redirect(event: &OwnedFd, owner: &OwnedFd) -> io::Result<()> {
 pub(super) fn set_period(event: &OwnedFd, period_ns: u64) -> io::Result<()> {
     // SAFETY: the argument of this request is a pointer to eight bytes, which live through the call.
     let done = unsafe { libc::ioctl(event.as_raw_fd(), IOC_PERIOD, ptr::from_ref(&period_ns)) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the kernel drop what does not meet this condition before it becomes a sample of `event`, which must be on a tracepoint.
+pub(super) fn filter(event: &OwnedFd, condition: &CStr) -> io::Result<()> {
+    // SAFETY: the argument of this request is a text that ends with zero and lives through the call.
+    let done = unsafe { libc::ioctl(event.as_raw_fd(), IOC_SET_FILTER, condition.as_ptr()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -8,6 +8,7 @@
 //! switch of others the kernel finds an empty list. A filter on a node-wide event has to be asked at each of them, and for
 //! the kernel's own records of switches all the node's switches are prepared.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -20,6 +21,10 @@ use super::sys;
 const PLACES: [&str; 2] = ["/sys/kernel/tracing", "/proc/1/root/sys/kernel/tracing"];
 /// Of a `format` file: the longest of the scheduler's has 2 kB.
 const TEXT_BYTES_MAX: u64 = 16 << 10;
+/// What is asked of `sched_stat_runtime`: at least 50 µs. It fires whenever the scheduler looks at a clock, which a program
+/// makes it do each time it reads its own CPU time: a million times a second, if it does nothing else. Of a shorter run only
+/// the end is seen, by `sched_switch`, and it counts as part of the wait before it.
+pub(super) const RETURNED: &CStr = c"runtime >= 50000";
 /// `PROC_PID_INIT_INO`: the inode of the first namespace of process ids, which no other has.
 const FIRST_NAMESPACE: &str = "pid:[4026531836]";
 

@@ -49,7 +49,7 @@ __attribute__((noinline)) void waits(const char *way) {
     else if (!strcmp(way, "vfork")) { if (!vfork()) { nanosleep(&nap, 0); _exit(0); } }
     else if (!strcmp(way, "fsync")) { if (write(file, block, 1 << 20) < 0 || fsync(file)) abort(); }
     else if (!strcmp(way, "direct")) { if (pread(file, block, 16 << 20, 0) <= 0) abort(); }
-    else { long end = at(CLOCK_THREAD_CPUTIME_ID) + 20000000; while (at(CLOCK_THREAD_CPUTIME_ID) < end) sink++; }
+    else { long end = at(CLOCK_THREAD_CPUTIME_ID) + 20000000; while (at(CLOCK_THREAD_CPUTIME_ID) < end) for (int i = 0; i < 1000000; i++) sink++; }
     sink++;
 }
 __attribute__((noinline)) void around(const char *way) { waits(way); sink++; }

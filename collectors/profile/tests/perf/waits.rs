@@ -83,7 +83,8 @@ fn seen(way: &str, times: usize, tracefs: Tracefs) -> (Vec<u64>, Vec<Wait>, Opti
     let switches = session.abilities().switches;
     let told = sleeper.run();
     let outcome = session.wait();
-    assert_eq!((outcome.statistics.lost, outcome.statistics.malformed), (0, 0));
+    let statistics = outcome.statistics;
+    assert_eq!((statistics.lost, statistics.malformed), (0, 0), "{way}: {statistics:?}");
     let is_there = |note: &&Note| note.user.iter().any(|address| sleeper.waits.contains(address));
     let waits: Vec<Wait> =
         notes.lock().unwrap().iter().filter(is_there).filter_map(|note| note.wait).collect();
@@ -97,7 +98,10 @@ fn check(way: &str, times: usize, kind: WaitKind) {
     let kind = if is_traced { kind } else { WaitKind::Sleeping };
     let long: Vec<Wait> = waits.iter().filter(|wait| wait.kind == kind).copied().collect();
     let (told_ns, seen_ns) = (told.iter().sum::<u64>(), long.iter().map(|wait| wait.length_ns).sum::<u64>());
-    println!("{way}: {times} waits of {told_ns} ns, {} seen of {seen_ns} ns: {switches:?}", long.len());
+    println!(
+        "{way}: {times} waits of {told_ns} ns, {} seen of {seen_ns} ns, traced: {is_traced}",
+        long.len()
+    );
     assert!(is_traced || !is_node_ours(), "{switches:?}");
     assert!(seen_ns <= told_ns + told_ns / 50, "{way}: {seen_ns} ns seen, {told_ns} ns told");
     assert!(seen_ns * 10 >= told_ns * 8, "{way}: {seen_ns} ns seen, {told_ns} ns told, {waits:?}");
@@ -123,7 +127,7 @@ fn who_waits_for_a_disk_is_told_apart() {
         let told_ns: u64 = told.iter().sum();
         let of = |kind| waits.iter().filter(|wait| wait.kind == kind).map(|wait| wait.length_ns).sum::<u64>();
         let (disk_ns, slept_ns) = (of(WaitKind::Uninterruptible), of(WaitKind::Sleeping));
-        println!("{way}: {told_ns} ns, of which {disk_ns} for the disk and {slept_ns} asleep: {switches:?}");
+        println!("{way}: {told_ns} ns, of which {disk_ns} for the disk and {slept_ns} asleep");
         if matches!(switches, Some(Switches::Traced(_))) {
             assert!(disk_ns <= told_ns + told_ns / 50 && disk_ns > slept_ns, "{way}: {waits:?}");
         }
@@ -142,5 +146,5 @@ fn without_tracefs_durations_are_as_true() {
     assert_eq!(switches, Some(Switches::Counted(Untraced::Unwanted)));
     let (told_ns, seen_ns) = (told.iter().sum::<u64>(), waits.iter().map(|wait| wait.length_ns).sum::<u64>());
     assert!(waits.iter().all(|wait| wait.kind != WaitKind::Uninterruptible));
-    assert!(seen_ns <= told_ns && seen_ns * 10 >= told_ns * 8, "{seen_ns} of {told_ns}");
+    assert!(seen_ns <= told_ns + told_ns / 50 && seen_ns * 10 >= told_ns * 8, "{seen_ns} of {told_ns}");
 }

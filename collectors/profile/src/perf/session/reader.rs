@@ -196,6 +196,9 @@ impl<S: Sink> Reader<S> {
         };
         match tracepoints.read(sample.raw) {
             Some(Traced::Left { kind, next_tid }) => {
+                // It must have been back since it left the last time, for so short that nobody told.
+                self.come_back(meta);
+                let Some(waits) = &mut self.waits else { return };
                 match kind {
                     // The idle task of a CPU waits for nothing.
                     Some(_) if meta.tid == 0 => {}
