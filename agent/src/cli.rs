@@ -4,6 +4,7 @@ mod again;
 mod boost;
 mod check;
 mod diff;
+mod doctor;
 mod mark;
 mod opened;
 mod profile;
@@ -98,6 +99,9 @@ enum Command {
     Run(Source),
     /// Members, versions, health, latency and SLO state; exit code 1 when a member fails.
     Check(check::Check),
+    /// What of profiling works here, what each missing privilege or setting costs, and the cure; exit code 1 when less works
+    /// than the daemon uses by default.
+    Doctor(doctor::Doctor),
     /// Read the configuration, print where each value comes from, and every problem.
     Validate(Source),
     /// Profile the local etcd for 10 s and say what the bottleneck is (also `agent --profile`).
@@ -162,6 +166,7 @@ fn dispatch(command: Command) -> Ended {
     match command {
         Command::Run(source) => run::run(&source, None),
         Command::Check(check) => check::check(&check),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Validate(source) => validate::validate(&source),
         Command::Profile(arguments) => profile::profile(&arguments),
         Command::Diff(diff) => diff::diff(&diff),

@@ -2,6 +2,8 @@
 
 mod table;
 
+pub(super) use self::table::aligned;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -7,6 +7,7 @@ pub mod baselines;
 pub mod binaries;
 pub mod capture;
 pub mod counts;
+pub mod doctor;
 pub mod dwarf;
 pub mod fetch;
 pub mod gopprof;

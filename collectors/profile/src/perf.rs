@@ -19,3 +19,4 @@ pub mod statistics;
 mod synthesis;
 mod sys;
 pub mod target;
+pub mod tracepoint;

@@ -38,7 +38,8 @@ fn record(user: &[u64], fp: u64, stack: &[u64]) -> Vec<u8> {
 }
 
 fn sample(record: &[u8]) -> Sample<'_> {
-    let layout = Layout { registers: crate::perf::attr::REGISTERS.len(), has_cgroup: false };
+    let layout =
+        Layout { registers: crate::perf::attr::REGISTERS.len(), has_cgroup: false, is_traced: false };
     let Some((_, Record::Sample(sample))) = decode(record, &layout) else { panic!("no sample") };
     sample
 }

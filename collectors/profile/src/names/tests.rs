@@ -43,6 +43,8 @@ fn add(counted: &mut Counted, processes: &Processes, kernel: &[u64], user: &[u64
         registers: Words::default(),
         stack: &[],
         cgroup: 0,
+        period: 0,
+        raw: &[],
     };
     let pid = process::id();
     let meta = Meta { pid, tid: pid, ..Meta::default() };

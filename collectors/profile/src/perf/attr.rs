@@ -1,11 +1,12 @@
 //! What we ask of a perf event: the kernel's attribute struct, filled for the two kinds of event we open.
 //!
 //! Owns the layout (include/uapi/linux/perf_event.h, its fifth extension), the bits, and which of them an older kernel
-//! does not know. Refuses `PERF_SAMPLE_PERIOD`: on software events with a fixed period the kernel then writes every event.
+//! does not know. Refuses `PERF_SAMPLE_PERIOD` but on tracepoints: with a fixed period the kernel then writes every event.
 
 use std::num::NonZeroU32;
 
 use super::record::Layout;
+use super::tracepoint::{Switches, Tracepoints};
 
 /// Bytes of user stack in a sample, unless more are asked for: a frameless leaf's return address lies at most 512 bytes up
 /// in Go's assembly.
@@ -28,18 +29,21 @@ pub const REGISTERS: &[u32] = &[6, 7, 8];
 pub const REGISTERS: &[u32] = &[29, 30, 31, 32];
 
 const SOFTWARE: u32 = 1;
+const TRACEPOINT: u32 = 2;
 const CPU_CLOCK: u64 = 0;
 const CONTEXT_SWITCHES: u64 = 3;
 const DUMMY: u64 = 9;
 const CLOCK_MONOTONIC: i32 = 1;
 
-/// `PERF_SAMPLE_*`: what a sample holds. All but the last four stand in the trailer of every other record too.
+/// `PERF_SAMPLE_*`: what a sample holds. Four of them stand in the trailer of every other record too.
 mod field {
     pub(super) const IP: u64 = 1 << 0;
     pub(super) const TID: u64 = 1 << 1;
     pub(super) const TIME: u64 = 1 << 2;
     pub(super) const CALLCHAIN: u64 = 1 << 5;
     pub(super) const CPU: u64 = 1 << 7;
+    pub(super) const PERIOD: u64 = 1 << 8;
+    pub(super) const RAW: u64 = 1 << 10;
     pub(super) const REGS_USER: u64 = 1 << 12;
     pub(super) const STACK_USER: u64 = 1 << 13;
     pub(super) const IDENTIFIER: u64 = 1 << 16;
@@ -66,6 +70,8 @@ mod flag {
     pub(super) const WATERMARK: u64 = 1 << 14;
     pub(super) const SAMPLE_ID_ALL: u64 = 1 << 18;
     pub(super) const EXCLUDE_GUEST: u64 = 1 << 20;
+    pub(super) const EXCLUDE_CALLCHAIN_KERNEL: u64 = 1 << 21;
+    pub(super) const EXCLUDE_CALLCHAIN_USER: u64 = 1 << 22;
     pub(super) const MMAP2: u64 = 1 << 23;
     pub(super) const COMM_EXEC: u64 = 1 << 24;
     pub(super) const USE_CLOCKID: u64 = 1 << 25;
@@ -176,10 +182,7 @@ pub enum Scope {
 pub enum Measure {
     /// Of what runs, so many times a second.
     Running,
-    /// Of what leaves the CPU, each time, with how long it stayed away. Not by the tracepoint `sched_switch`, which needs
-    /// a mounted tracefs: the event itself belongs to the watched tasks. The records of coming back are cheap for them
-    /// too, but the kernel then looks at every switch of the node: a ping-pong of others over a pipe takes a quarter
-    /// longer while such a session runs.
+    /// Of what leaves the CPU, each time, with how long it stayed away.
     Waiting,
 }
 
@@ -202,13 +205,20 @@ pub struct Shape {
     pub stack_bytes: StackBytes,
     /// Unread bytes in a ring that wake us before the time.
     pub wakeup_bytes: u32,
+    /// How waiting is seen; `None` where running is.
+    pub switches: Option<Switches>,
 }
 
 impl Shape {
     /// How its records are laid out.
     #[must_use]
     pub fn layout(&self) -> Layout {
-        Layout { registers: REGISTERS.len(), has_cgroup: self.level >= Level::Cgroup }
+        let (has_cgroup, is_traced) = (self.level >= Level::Cgroup, self.traced().is_some());
+        Layout { registers: REGISTERS.len(), has_cgroup, is_traced }
+    }
+
+    fn traced(&self) -> Option<&Tracepoints> {
+        self.switches.as_ref().and_then(Switches::traced)
     }
 }
 
@@ -231,6 +241,8 @@ pub struct Abilities {
     pub stack_bytes: StackBytes,
     /// How the records are laid out.
     pub layout: Layout,
+    /// How waiting is seen, and why not better; `None` where running is.
+    pub switches: Option<Switches>,
 }
 
 /// `struct perf_event_attr` up to and including its fifth extension, which kernel 4.8 knows and we need.
@@ -269,15 +281,20 @@ impl Attr {
     /// The event that samples.
     #[must_use]
     pub fn sampling(shape: &Shape) -> Attr {
-        let mut attr = match shape.measure {
-            Measure::Running => Attr::both(shape, CPU_CLOCK),
-            Measure::Waiting => Attr::both(shape, CONTEXT_SWITCHES),
+        let (kind, config) = match (shape.measure, shape.traced()) {
+            (Measure::Running, _) => (SOFTWARE, CPU_CLOCK),
+            (Measure::Waiting, Some(tracepoints)) => (TRACEPOINT, u64::from(tracepoints.switch_id)),
+            (Measure::Waiting, None) => (SOFTWARE, CONTEXT_SWITCHES),
         };
+        let mut attr = Attr { kind, ..Attr::both(shape, config) };
         (attr.sample_period_or_freq, attr.flags) = match shape.measure {
             Measure::Running => (u64::from(shape.hz.get()), attr.flags | flag::FREQ),
             Measure::Waiting => (1, attr.flags),
         };
         attr.sample_type |= field::IP | field::CALLCHAIN | field::REGS_USER | field::STACK_USER;
+        if shape.traced().is_some() {
+            attr.sample_type |= field::PERIOD | field::RAW;
+        }
         if shape.level >= Level::Cgroup {
             attr.sample_type |= field::CGROUP;
         }
@@ -285,6 +302,19 @@ impl Attr {
         attr.sample_stack_user = shape.stack_bytes.get();
         attr.sample_max_stack = shape.depth;
         attr
+    }
+
+    /// The event by which a watched task is seen to be back; `None` where that is told otherwise. The scheduler counts
+    /// nanoseconds with it, so that without `PERF_SAMPLE_PERIOD` each of them would be a sample. Its records look like the
+    /// other one's, with nothing in them that costs time.
+    #[must_use]
+    pub fn returning(shape: &Shape) -> Option<Attr> {
+        let tracepoints = shape.traced().filter(|_| shape.scope == Scope::Tasks)?;
+        let mut attr = Attr::sampling(shape);
+        attr.config = u64::from(tracepoints.runtime_id);
+        attr.flags |= flag::EXCLUDE_CALLCHAIN_KERNEL | flag::EXCLUDE_CALLCHAIN_USER;
+        attr.sample_stack_user = 0;
+        Some(attr)
     }
 
     /// The event that only tells of processes: it counts nothing, and goes on while the other one rests.
@@ -301,7 +331,7 @@ impl Attr {
         if shape.level >= Level::BuildId {
             attr.flags |= flag::BUILD_ID;
         }
-        if shape.measure == Measure::Waiting {
+        if shape.measure == Measure::Waiting && shape.traced().is_none() {
             attr.flags |= flag::CONTEXT_SWITCH;
         }
         attr
@@ -338,6 +368,7 @@ impl Attr {
 #[cfg(test)]
 mod tests {
     use super::{Attr, Hz, Level, Measure, STACK_BYTES, STACK_BYTES_DEEP, Scope, Shape, StackBytes};
+    use super::{Switches, Tracepoints};
 
     fn shape(level: Level, scope: Scope) -> Shape {
         let measure = Measure::Running;
@@ -350,6 +381,7 @@ mod tests {
             depth: 127,
             stack_bytes: STACK_BYTES,
             wakeup_bytes: 4096,
+            switches: None,
         }
     }
 
@@ -385,6 +417,22 @@ mod tests {
         let attr = Attr::sampling(&shape);
         assert_eq!((attr.config, attr.sample_period_or_freq, attr.flags & (1 << 10)), (3, 1, 0));
         assert_ne!(Attr::side_band(&shape).flags & (1 << 26), 0);
+        assert!(Attr::returning(&shape).is_none());
+    }
+
+    #[test]
+    fn tracepoints_make_the_kernel_prepare_no_switch_of_others() {
+        let Ok(tracepoints) = Tracepoints::find() else { return };
+        let switches = Some(Switches::Traced(tracepoints));
+        let shape = Shape { measure: Measure::Waiting, switches, ..shape(Level::Lost, Scope::Tasks) };
+        let (leaving, returning) = (Attr::sampling(&shape), Attr::returning(&shape).unwrap());
+        assert_eq!((leaving.kind, leaving.sample_period_or_freq, leaving.flags & (1 << 10)), (2, 1, 0));
+        assert_eq!(Attr::side_band(&shape).flags & (1 << 26), 0);
+        assert_ne!(leaving.config, returning.config);
+        assert_eq!(leaving.sample_type, returning.sample_type, "one layout for both");
+        assert_ne!(returning.sample_type & (1 << 8), 0, "or each nanosecond is a sample");
+        let node = Shape { scope: Scope::Node, ..shape };
+        assert!(Attr::returning(&node).is_none(), "who comes stands in the record of who leaves");
     }
 
     #[test]

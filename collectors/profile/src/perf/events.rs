@@ -4,8 +4,8 @@
 //! rings are handed out.
 //!
 //! Each CPU has a lane: a side-band event that owns the ring, and a sampling event that writes into it. Tasks that are
-//! followed without a privilege have a pair each on every CPU, all of them in that CPU's ring: the kernel shares no ring
-//! between CPUs once an event is inherited.
+//! followed one by one have a set each on every CPU, all of them in that CPU's ring: the kernel shares no ring between
+//! CPUs once an event is inherited.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,6 +18,11 @@ use super::refusal::{Asked, Refusal, Situation};
 use super::ring::Ring;
 use super::sys::{self, Mapping, Watched};
 use super::target::{self, Target};
+use super::tracepoint::{self, Switches, Tracepoints, Untraced};
+
+use self::lane::{Lane, Set};
+
+mod lane;
 
 /// Of one CPU: 0.4 s at 999 Hz, and with its first page just what an unprivileged user may lock for each CPU by default.
 pub const RING_BYTES: usize = 512 << 10;
@@ -61,23 +66,21 @@ impl Sizes {
     }
 }
 
-/// One CPU.
-#[derive(Debug)]
-struct Lane {
-    cpu: u32,
-    ring: Ring<Mapping>,
-    owner: OwnedFd,
-    sides: Vec<OwnedFd>,
-    samplers: Vec<OwnedFd>,
-    is_hung_up: bool,
-}
-
 /// Who the events are opened for.
 #[derive(Debug)]
 enum Aim {
     Node,
     Cgroup(File, PathBuf),
     Tasks(Vec<u32>),
+}
+
+/// Whether tracefs is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracefs {
+    /// Where it is to be had.
+    Used,
+    /// As on a machine without it: to see what that costs.
+    Unused,
 }
 
 /// All events of one session.
@@ -93,23 +96,70 @@ pub struct Events {
 }
 
 impl Events {
-    /// Opens them: side-band on, samples off.
-    pub fn open(target: &Target, (measure, hz): (Measure, Hz), sizes: Sizes) -> Result<Events, Refusal> {
+    /// Opens them: side-band on, samples off. Waiting is seen in the best way there is.
+    pub fn open(target: &Target, measure: (Measure, Hz), sizes: Sizes) -> Result<Events, Refusal> {
+        Events::open_with(target, measure, sizes, Tracefs::Used)
+    }
+
+    /// As [`Events::open`]; where tracefs is unused, waiting is seen by the kernel's own records.
+    pub fn open_with(
+        target: &Target,
+        (measure, hz): (Measure, Hz),
+        sizes: Sizes,
+        tracefs: Tracefs,
+    ) -> Result<Events, Refusal> {
         let (cpus, ring_bytes) = (cpus::online(), sizes.ring_bytes);
+        let shape = shape(measure, hz, sizes.stack_bytes);
+        match measure {
+            Measure::Running => Events::open_running(target, shape, ring_bytes, &cpus),
+            Measure::Waiting => {
+                let open = |switches| {
+                    let shape = Shape { switches: Some(switches), ..shape };
+                    Events::open_waiting(target, shape, ring_bytes, &cpus)
+                };
+                let switches = switches(target, tracefs);
+                open(switches).or_else(|refusal| match switches {
+                    Switches::Traced(_) => open(Switches::Counted(Untraced::Refused)),
+                    Switches::Counted(_) => Err(refusal),
+                })
+            }
+        }
+    }
+
+    /// A node switches hundreds of thousands of times a second: only those that are asked about shall pay. Events of a
+    /// cgroup would be taken from the CPU and put back whenever another one has its turn, so its tasks are followed.
+    fn open_waiting(
+        target: &Target,
+        shape: Shape,
+        ring_bytes: usize,
+        cpus: &[u32],
+    ) -> Result<Events, Refusal> {
+        match target {
+            Target::Node => Events::open_as(Aim::Node, shape, ring_bytes, cpus),
+            Target::Pids(pids) => Events::open_tasks(target::threads(pids), shape, ring_bytes, cpus),
+            Target::Cgroup(path) => {
+                let tids = target::cgroup_threads(path)?;
+                Events::open_tasks(tids, shape, ring_bytes, cpus)
+            }
+        }
+    }
+
+    fn open_running(
+        target: &Target,
+        shape: Shape,
+        ring_bytes: usize,
+        cpus: &[u32],
+    ) -> Result<Events, Refusal> {
         let aim = match target {
             Target::Cgroup(path) => Aim::Cgroup(target::cgroup_directory(path)?, path.clone()),
             Target::Node | Target::Pids(_) => Aim::Node,
         };
-        let shape = shape(measure, hz, sizes.stack_bytes);
-        if let (Target::Pids(pids), Measure::Waiting) = (target, measure) {
-            // A node switches hundreds of thousands of times a second: only those that are asked about shall pay.
-            return Events::open_tasks(pids, shape, ring_bytes, &cpus);
-        }
-        let first = Events::open_as(aim, shape, ring_bytes, &cpus);
+        let first = Events::open_as(aim, shape, ring_bytes, cpus);
         match (first, target) {
             // Without the privilege for whole CPUs one may still follow one's own.
             (Err(refusal @ (Refusal::Paranoid { .. } | Refusal::Namespace)), Target::Pids(pids)) => {
-                Events::open_tasks(pids, shape, ring_bytes, &cpus).map_err(|task| match task {
+                let tids = target::threads(pids);
+                Events::open_tasks(tids, shape, ring_bytes, cpus).map_err(|task| match task {
                     // Then the first answer is the one that helps.
                     Refusal::Paranoid { .. } => refusal,
                     other => other,
@@ -119,8 +169,7 @@ impl Events {
         }
     }
 
-    fn open_tasks(pids: &[u32], shape: Shape, ring_bytes: usize, cpus: &[u32]) -> Result<Events, Refusal> {
-        let tids = target::threads(pids);
+    fn open_tasks(tids: Vec<u32>, shape: Shape, ring_bytes: usize, cpus: &[u32]) -> Result<Events, Refusal> {
         let shape = Shape { scope: Scope::Tasks, ..shape };
         match Events::open_as(Aim::Tasks(tids.clone()), shape, ring_bytes, cpus) {
             // A switch is in the kernel: who may not see that sees none.
@@ -157,7 +206,7 @@ impl Events {
     /// Asks for less until the kernel knows all of it.
     fn fit_level(&mut self, cpu: u32) -> Result<(), Refusal> {
         loop {
-            let Err(refusal) = self.first_pair(cpu) else { return Ok(()) };
+            let Err(refusal) = self.first_set(cpu) else { return Ok(()) };
             match self.shape.level.older().filter(|_| refusal == Refusal::Unknown) {
                 Some(older) => self.shape.level = older,
                 None => return Err(refusal),
@@ -165,11 +214,11 @@ impl Events {
         }
     }
 
-    fn first_pair(&self, cpu: u32) -> Result<(OwnedFd, OwnedFd), Refusal> {
+    fn first_set(&self, cpu: u32) -> Result<Set, Refusal> {
         let watched = self.watched();
         let mut gone = Refusal::Gone { tid: 0 };
         for watched in watched {
-            match self.pair(watched, cpu) {
+            match self.set(watched, cpu) {
                 Err(refusal @ Refusal::Gone { .. }) => gone = refusal,
                 done => return done,
             }
@@ -177,7 +226,7 @@ impl Events {
         Err(gone)
     }
 
-    /// Whom each pair of events watches.
+    /// Whom each set of events watches.
     fn watched(&self) -> Vec<Watched> {
         match &self.aim {
             Aim::Node => vec![Watched::All],
@@ -186,14 +235,20 @@ impl Events {
         }
     }
 
-    /// A side-band event and a sampling one. Of processes one wants to know all, whosever samples are taken.
-    fn pair(&self, watched: Watched, cpu: u32) -> Result<(OwnedFd, OwnedFd), Refusal> {
+    /// A side-band event and those that sample. Of processes one wants to know all, whosever samples are taken.
+    fn set(&self, watched: Watched, cpu: u32) -> Result<Set, Refusal> {
         let of = match watched {
             Watched::All | Watched::Cgroup(_) => Watched::All,
             Watched::Task(_) => watched,
         };
         let side = self.event(&Attr::side_band(&self.shape), of, cpu)?;
-        Ok((side, self.event(&Attr::sampling(&self.shape), watched, cpu)?))
+        let mut samplers = vec![self.event(&Attr::sampling(&self.shape), watched, cpu)?];
+        if let Some(attr) = Attr::returning(&self.shape) {
+            let returning = self.event(&attr, watched, cpu)?;
+            sys::filter(&returning, tracepoint::RETURNED).map_err(other)?;
+            samplers.push(returning);
+        }
+        Ok(Set { side, samplers })
     }
 
     fn event(&self, attr: &Attr, watched: Watched, cpu: u32) -> Result<OwnedFd, Refusal> {
@@ -220,32 +275,22 @@ impl Events {
     fn open_lane(&mut self, cpu: u32) -> Result<(), Refusal> {
         let mut lane: Option<Lane> = None;
         for watched in self.watched() {
-            let (side, sampler) = match self.pair(watched, cpu) {
-                Ok(pair) => pair,
+            let set = match self.set(watched, cpu) {
+                Ok(set) => set,
                 // Threads come and go while they are listed.
                 Err(Refusal::Gone { .. }) => continue,
                 Err(refusal) => return Err(refusal),
             };
-            let lane = match &mut lane {
-                Some(lane) => {
-                    sys::redirect(&side, &lane.owner).map_err(other)?;
-                    lane.sides.push(side);
-                    lane
-                }
+            match &mut lane {
+                Some(lane) => lane.add(set)?,
                 None => {
-                    let ring = Ring::new(self.map(&side)?);
-                    let (sides, samplers) = (Vec::new(), Vec::new());
-                    lane.insert(Lane { cpu, ring, owner: side, sides, samplers, is_hung_up: false })
+                    let mapping = self.map(&set.side)?;
+                    lane = Some(Lane::new(cpu, set, mapping)?);
                 }
-            };
-            sys::redirect(&sampler, &lane.owner).map_err(other)?;
-            lane.samplers.push(sampler);
+            }
         }
         let Some(lane) = lane else { return Err(Refusal::Gone { tid: 0 }) };
-        sys::enable(&lane.owner).map_err(other)?;
-        for event in lane.sides.iter().chain(lane.samplers.iter().filter(|_| self.is_sampling)) {
-            sys::enable(event).map_err(other)?;
-        }
+        lane.enable(self.is_sampling)?;
         self.lanes.push(lane);
         Ok(())
     }
@@ -290,12 +335,7 @@ impl Events {
     /// Lets nothing more come. What is in the rings stays there.
     pub fn stop(&mut self) {
         self.is_sampling = false;
-        for lane in &self.lanes {
-            for event in lane.samplers.iter().chain(&lane.sides).chain([&lane.owner]) {
-                // An event that cannot be stopped is stopped by closing it, soon.
-                drop(sys::disable(event));
-            }
-        }
+        self.lanes.iter().for_each(Lane::disable);
     }
 
     /// Another rate, from the next sample on. On followed tasks it cannot be changed: the kernel would change it for the
@@ -368,6 +408,7 @@ impl Events {
             depth: self.shape.depth,
             stack_bytes: self.shape.stack_bytes,
             layout: self.shape.layout(),
+            switches: self.shape.switches,
         }
     }
 
@@ -380,7 +421,7 @@ impl Events {
     /// Descriptors held.
     #[must_use]
     pub fn files(&self) -> usize {
-        self.lanes.iter().map(|lane| 1 + lane.sides.len() + lane.samplers.len()).sum()
+        self.lanes.iter().map(|lane| lane.events().count()).sum()
     }
 
     /// Bytes locked.
@@ -402,13 +443,6 @@ impl Events {
     }
 }
 
-impl Lane {
-    fn lost(&self) -> u64 {
-        let events = self.samplers.iter().chain(&self.sides).chain([&self.owner]);
-        events.filter_map(sys::read_words).map(|[_count, _id, lost]| lost).sum()
-    }
-}
-
 fn shape(measure: Measure, hz: Hz, stack_bytes: StackBytes) -> Shape {
     let depth = fs::read_to_string("/proc/sys/kernel/perf_event_max_stack").unwrap_or_default();
     Shape {
@@ -421,6 +455,16 @@ fn shape(measure: Measure, hz: Hz, stack_bytes: StackBytes) -> Shape {
         depth: depth.trim().parse().unwrap_or(DEPTH_MAX).min(DEPTH_MAX),
         stack_bytes,
         wakeup_bytes: 0,
+        switches: None,
+    }
+}
+
+/// Of the whole node one event sees who leaves and who comes, but by the host's numbers.
+fn switches(target: &Target, tracefs: Tracefs) -> Switches {
+    match (target, tracefs) {
+        (_, Tracefs::Unused) => Switches::Counted(Untraced::Unwanted),
+        (Target::Node, _) if !tracepoint::is_first_namespace() => Switches::Counted(Untraced::Namespace),
+        _ => Tracepoints::find().map_or_else(Switches::Counted, Switches::Traced),
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Layout {
     pub registers: usize,
     /// Whether the cgroup stands at the end.
     pub has_cgroup: bool,
+    /// Whether samples are a tracepoint's: with a count and with what it wrote.
+    pub is_traced: bool,
 }
 
 /// Who, when and where: in every record.
@@ -243,6 +245,10 @@ pub struct Sample<'a> {
     pub stack: &'a [u8],
     /// Cgroup, 0 when not known.
     pub cgroup: u64,
+    /// Of a tracepoint, what it counts: 1, or nanoseconds. Else 0.
+    pub period: u64,
+    /// Of a tracepoint, what it wrote, beginning with its number. Else empty.
+    pub raw: &'a [u8],
 }
 
 /// The time of a record, so that records of several rings can be put in order before they are decoded.
@@ -274,8 +280,10 @@ fn sample<'a>(mut reader: Reader<'a>, misc: u16, layout: &Layout) -> Option<(Met
     let (id, address) = (reader.u64()?, reader.u64()?);
     let (pid, tid, time_ns) = (reader.u32()?, reader.u32()?, reader.u64()?);
     let (cpu, _) = (reader.u32()?, reader.u32()?);
+    let period = if layout.is_traced { reader.u64()? } else { 0 };
     let depth = reader.u64()?;
     let chain = reader.words(depth)?;
+    let raw = if layout.is_traced { reader.sized()? } else { &[] };
     let abi = reader.u64()?;
     // No ABI, no registers: a thread of the kernel has none of user space.
     let registers = reader.words(if abi == 0 { 0 } else { u64::try_from(layout.registers).ok()? })?;
@@ -290,7 +298,8 @@ fn sample<'a>(mut reader: Reader<'a>, misc: u16, layout: &Layout) -> Option<(Met
     let (kernel, user) = split(chain);
     let is_in_kernel = misc & misc::CPUMODE == misc::KERNEL;
     let meta = Meta { pid, tid, time_ns, cpu, id };
-    Some((meta, Record::Sample(Sample { address, is_in_kernel, kernel, user, registers, stack, cgroup })))
+    let sample = Sample { address, is_in_kernel, kernel, user, registers, stack, cgroup, period, raw };
+    Some((meta, Record::Sample(sample)))
 }
 
 /// The kernel's part of a chain and the program's. Parts of a guest or of anything else are in neither.
@@ -369,6 +378,12 @@ impl<'a> Reader<'a> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
+    }
+
+    /// A length of four bytes, and so many.
+    fn sized(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.u32()?).ok()?;
+        self.bytes(length)
     }
 
     fn words(&mut self, count: u64) -> Option<Words<'a>> {

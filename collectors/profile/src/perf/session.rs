@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::attr::{Abilities, Hz, Measure, Scope, StackBytes};
 use super::cgroup::Cgroup;
 use super::cpus;
-use super::events::{Events, Sizes};
+use super::events::{Events, Sizes, Tracefs};
 use super::processes::{Process, Processes};
 use super::record::{Meta, Sample};
 use super::refusal::Refusal;
@@ -50,13 +50,16 @@ pub struct Plan {
     pub length: Option<Duration>,
     /// Bytes of each CPU's ring and of the stack in each sample.
     pub sizes: Sizes,
+    /// Whether tracefs is looked for where waiting is measured.
+    pub tracefs: Tracefs,
 }
 
 impl Plan {
     /// Of these, at this rate, until stopped.
     #[must_use]
     pub fn new(target: Target, hz: Hz) -> Plan {
-        Plan { target, measure: Measure::Running, hz, length: None, sizes: Sizes::default() }
+        let (measure, length, tracefs) = (Measure::Running, None, Tracefs::Used);
+        Plan { target, measure, hz, length, sizes: Sizes::default(), tracefs }
     }
 
     /// With more of the stack in each sample, for programs without frame pointers, and rings to match. Not for what waits:
@@ -89,8 +92,27 @@ pub struct Seen<'a> {
 pub struct Wait {
     /// From leaving to coming back.
     pub length_ns: u64,
+    /// What for.
+    pub kind: WaitKind,
+}
+
+impl Wait {
     /// It could have run, and others did.
-    pub is_preempted: bool,
+    #[must_use]
+    pub fn is_preempted(&self) -> bool {
+        self.kind == WaitKind::Preempted
+    }
+}
+
+/// What a thread without the CPU waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WaitKind {
+    /// For the CPU: it could have run.
+    Preempted,
+    /// For another thread, for time or for the network. Without tracepoints ([`Abilities::switches`]) also for a device.
+    Sleeping,
+    /// For a device, mostly, and no signal ends it: state `D`.
+    Uninterruptible,
 }
 
 /// Takes samples, one after the other in order of time.
@@ -163,7 +185,8 @@ impl<S: Sink> Session<S> {
     /// Opens everything, reads who runs, and lets the samples come.
     pub fn start(plan: &Plan, sink: S) -> Result<Session<S>, Refusal> {
         let system = |error: io::Error| Refusal::Other(error.to_string());
-        let mut events = Events::open(&plan.target, (plan.measure, plan.hz), plan.sizes)?;
+        let wanted = (plan.measure, plan.hz);
+        let mut events = Events::open_with(&plan.target, wanted, plan.sizes, plan.tracefs)?;
         let abilities = events.abilities();
         let (mut proc, mut processes) = (Proc::new("/proc".into()), Processes::default());
         // From here on the rings tell what changes; what they tell once more than /proc did is told twice the same.

@@ -29,6 +29,8 @@ pub struct Statistics {
     pub cpus_refused: u64,
     /// Times without the CPU that were too short to tell of.
     pub short_waits: u64,
+    /// Times without the CPU that were not followed: too many threads were away at once.
+    pub crowded_waits: u64,
     /// Programs started.
     pub execs: u64,
     /// Processes known now.

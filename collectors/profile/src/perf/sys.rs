@@ -3,7 +3,7 @@
 //! The only unsafe code of this crate. It refuses to know what the events mean.
 #![expect(unsafe_code, reason = "perf events, shared rings and thread clocks have no safe form in std")]
 
-use std::ffi::{c_int, c_ulong};
+use std::ffi::{CStr, c_int, c_long, c_ulong};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -22,6 +22,7 @@ const IOC_ENABLE: c_ulong = 0x2400;
 const IOC_DISABLE: c_ulong = 0x2401;
 const IOC_PERIOD: c_ulong = 0x4008_2404;
 const IOC_SET_OUTPUT: c_ulong = 0x2405;
+const IOC_SET_FILTER: c_ulong = 0x4008_2406;
 
 /// Where in the first page of a ring the kernel keeps how far it has written, and reads how far we have read.
 const HEAD_AT: usize = 1024;
@@ -50,14 +51,16 @@ pub(super) fn open(attr: &Attr, watched: Watched, cpu: u32) -> io::Result<OwnedF
     let no_group: c_int = -1;
     // SAFETY: `attr` is a plain struct laid out as the kernel's, its `size` field is its size, and it outlives the call;
     // all other arguments are integers.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_perf_event_open, ptr::from_ref(attr), pid, cpu, no_group, flags) };
-    let fd = RawFd::try_from(fd).map_err(out_of_range)?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+    owned(unsafe { libc::syscall(libc::SYS_perf_event_open, ptr::from_ref(attr), pid, cpu, no_group, flags) })
+}
+
+/// The descriptor that a system call has just made, or its error.
+fn owned(result: c_long) -> io::Result<OwnedFd> {
+    match RawFd::try_from(result) {
+        // SAFETY: every caller has just got it from the kernel, and nobody else knows it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
     }
-    // SAFETY: the kernel has just given us this descriptor, nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Starts counting.
@@ -79,6 +82,13 @@ pub(super) fn redirect(event: &OwnedFd, owner: &OwnedFd) -> io::Result<()> {
 pub(super) fn set_period(event: &OwnedFd, period_ns: u64) -> io::Result<()> {
     // SAFETY: the argument of this request is a pointer to eight bytes, which live through the call.
     let done = unsafe { libc::ioctl(event.as_raw_fd(), IOC_PERIOD, ptr::from_ref(&period_ns)) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the kernel drop what does not meet this condition before it becomes a sample of `event`, which must be on a tracepoint.
+pub(super) fn filter(event: &OwnedFd, condition: &CStr) -> io::Result<()> {
+    // SAFETY: the argument of this request is a text that ends with zero and lives through the call.
+    let done = unsafe { libc::ioctl(event.as_raw_fd(), IOC_SET_FILTER, condition.as_ptr()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -155,6 +165,28 @@ impl Drop for Mapping {
         // SAFETY: this is the mapping that `new` made, with its length; no reference into it outlives `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.page_bytes + self.data_bytes) };
     }
+}
+
+/// `FSCONFIG_CMD_CREATE`: makes the file system that was described.
+const FSCONFIG_CMD_CREATE: c_ulong = 6;
+/// Both `FSOPEN_CLOEXEC` and `FSMOUNT_CLOEXEC`.
+const MOUNT_CLOEXEC: c_ulong = 1;
+
+const MOUNT_ATTR_RDONLY: c_ulong = 1;
+
+/// A mount that is attached nowhere: it can be reached through this descriptor alone, and ends with it. Needs Linux 5.2.
+pub(super) fn private_mount(kind: &CStr) -> io::Result<OwnedFd> {
+    let nothing = ptr::null::<u8>();
+    // SAFETY: a text that ends with zero and outlives the call, and an integer.
+    let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), MOUNT_CLOEXEC) })?;
+    let fd = context.as_raw_fd();
+    // SAFETY: this command takes no key, no value and no further number.
+    let made = unsafe { libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, nothing, nothing, 0) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that lives through the call, and integers.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, fd, MOUNT_CLOEXEC, MOUNT_ATTR_RDONLY) })
 }
 
 /// Bytes of a page.

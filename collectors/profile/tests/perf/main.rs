@@ -14,4 +14,5 @@ mod lives;
 mod privileges;
 mod program;
 mod rates;
+mod sleeper;
 mod waits;

@@ -106,17 +106,21 @@ fn remove_those_of_earlier_runs() {
 /// The program above, built once, where everybody may run it.
 pub(crate) fn chain() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        remove_those_of_earlier_runs();
-        let folder = env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let (source, program) = (folder.join("chain.c"), folder.join("chain"));
-        fs::write(&source, CHAIN).unwrap();
-        let flags = ["-O1", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-Wl,--build-id", "-o"];
-        let built = Command::new("cc").args(flags).arg(&program).arg(&source).status();
-        assert!(built.expect("install a C compiler: cc").success());
-        program
-    })
+    BUILT.get_or_init(|| built("chain", CHAIN))
+}
+
+/// A program of C, where everybody may run it.
+pub(crate) fn built(name: &str, source: &str) -> PathBuf {
+    remove_those_of_earlier_runs();
+    let folder = env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let (file, program) = (folder.join(format!("{name}.c")), folder.join(name));
+    fs::write(&file, source).unwrap();
+    let flags = ["-O1", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-pthread", "-w"];
+    let built =
+        Command::new("cc").args(flags).args(["-Wl,--build-id", "-o"]).arg(&program).arg(&file).status();
+    assert!(built.expect("install a C compiler: cc").success());
+    program
 }
 
 /// Runs it; also gives the addresses of inner, middle, outer and main.

@@ -4,10 +4,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use profile::perf::attr::{Hz, Measure, Scope};
+use profile::perf::events::Tracefs;
 use profile::perf::session::{End, Plan};
+use profile::perf::session::{Wait, WaitKind};
 use profile::perf::target::Target;
+use profile::perf::tracepoint::{Switches, Untraced};
 
-use crate::program::{Note, Program, chain, chain_path, noting, until};
+use crate::program::{Note, Program, chain, chain_path, is_node_ours, noting, until};
+use crate::sleeper::Sleeper;
 
 #[test]
 fn a_program_waits_as_long_as_it_says_where_it_says() {
@@ -37,7 +41,7 @@ fn a_program_waits_as_long_as_it_says_where_it_says() {
     let middle = functions.get(1).copied().unwrap()..functions.get(2).copied().unwrap();
     let naps = |note: &&Note| {
         let is_ours = note.files.iter().any(|file| file == chain_path());
-        let is_blocked = note.wait.is_some_and(|wait| !wait.is_preempted);
+        let is_blocked = note.wait.is_some_and(|wait| !wait.is_preempted());
         is_ours && is_blocked && note.user.iter().any(|address| middle.contains(address))
     };
     let naps: Vec<u64> = notes.iter().filter(naps).filter_map(|note| Some(note.wait?.length_ns)).collect();
@@ -67,5 +71,80 @@ fn who_never_comes_back_has_waited_until_the_end() {
     assert_eq!(session.stop().end, End::Stopped);
     let waits: Vec<_> = notes.lock().unwrap().iter().filter_map(|note| note.wait).collect();
     let last = waits.last().expect("the one that nothing ended");
-    assert!(last.length_ns > 1_000_000_000 && !last.is_preempted, "{waits:?}");
+    assert!(last.length_ns > 1_000_000_000 && !last.is_preempted(), "{waits:?}");
+}
+
+/// Lets a program wait in one way and holds what was seen in its function against what it says itself.
+fn seen(way: &str, times: usize, tracefs: Tracefs) -> (Vec<u64>, Vec<Wait>, Option<Switches>) {
+    let mut sleeper = Sleeper::new(way, times);
+    let mut plan = Plan::new(Target::Pids(vec![sleeper.program.pid()]), Hz::ASKED);
+    (plan.measure, plan.tracefs) = (Measure::Waiting, tracefs);
+    let (session, notes) = noting(&plan);
+    let switches = session.abilities().switches;
+    let told = sleeper.run();
+    let outcome = session.wait();
+    let statistics = outcome.statistics;
+    assert_eq!((statistics.lost, statistics.malformed), (0, 0), "{way}: {statistics:?}");
+    let is_there = |note: &&Note| note.user.iter().any(|address| sleeper.waits.contains(address));
+    let waits: Vec<Wait> =
+        notes.lock().unwrap().iter().filter(is_there).filter_map(|note| note.wait).collect();
+    (told, waits, switches)
+}
+
+/// Each wait is seen as long as it was, give or take what the program needs to read its clock, and as what it was.
+fn check(way: &str, times: usize, kind: WaitKind) {
+    let (told, waits, switches) = seen(way, times, Tracefs::Used);
+    let is_traced = matches!(switches, Some(Switches::Traced(_)));
+    let kind = if is_traced { kind } else { WaitKind::Sleeping };
+    let long: Vec<Wait> = waits.iter().filter(|wait| wait.kind == kind).copied().collect();
+    let (told_ns, seen_ns) = (told.iter().sum::<u64>(), long.iter().map(|wait| wait.length_ns).sum::<u64>());
+    println!(
+        "{way}: {times} waits of {told_ns} ns, {} seen of {seen_ns} ns, traced: {is_traced}",
+        long.len()
+    );
+    assert!(is_traced || !is_node_ours(), "{switches:?}");
+    assert!(seen_ns <= told_ns + told_ns / 50, "{way}: {seen_ns} ns seen, {told_ns} ns told");
+    assert!(seen_ns * 10 >= told_ns * 8, "{way}: {seen_ns} ns seen, {told_ns} ns told, {waits:?}");
+}
+
+#[test]
+fn time_other_threads_and_pipes_are_slept_for() {
+    for way in ["nanosleep", "futex", "pipe"] {
+        check(way, 20, WaitKind::Sleeping);
+    }
+}
+
+#[test]
+fn what_no_signal_ends_is_told_apart() {
+    check("vfork", 20, WaitKind::Uninterruptible);
+}
+
+#[test]
+fn who_waits_for_a_disk_is_told_apart() {
+    // A disk may answer within the shortest time that is told of, so how long is known only of the longer ones.
+    for way in ["direct", "fsync"] {
+        let (told, waits, switches) = seen(way, 10, Tracefs::Used);
+        let told_ns: u64 = told.iter().sum();
+        let of = |kind| waits.iter().filter(|wait| wait.kind == kind).map(|wait| wait.length_ns).sum::<u64>();
+        let (disk_ns, slept_ns) = (of(WaitKind::Uninterruptible), of(WaitKind::Sleeping));
+        println!("{way}: {told_ns} ns, of which {disk_ns} for the disk and {slept_ns} asleep");
+        if matches!(switches, Some(Switches::Traced(_))) {
+            assert!(disk_ns <= told_ns + told_ns / 50 && disk_ns > slept_ns, "{way}: {waits:?}");
+        }
+    }
+}
+
+#[test]
+fn who_could_have_run_is_told_apart() {
+    // Two that never sleep share a CPU: each waits while the other runs.
+    check("rival", 20, WaitKind::Preempted);
+}
+
+#[test]
+fn without_tracefs_durations_are_as_true() {
+    let (told, waits, switches) = seen("nanosleep", 20, Tracefs::Unused);
+    assert_eq!(switches, Some(Switches::Counted(Untraced::Unwanted)));
+    let (told_ns, seen_ns) = (told.iter().sum::<u64>(), waits.iter().map(|wait| wait.length_ns).sum::<u64>());
+    assert!(waits.iter().all(|wait| wait.kind != WaitKind::Uninterruptible));
+    assert!(seen_ns <= told_ns + told_ns / 50 && seen_ns * 10 >= told_ns * 8, "{seen_ns} of {told_ns}");
 }

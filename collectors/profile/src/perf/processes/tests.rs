@@ -109,6 +109,8 @@ fn a_process_outlives_its_first_thread() {
         registers: empty,
         stack: &[],
         cgroup: 0,
+        period: 0,
+        raw: &[],
     };
     processes.apply(&Meta { pid: 10, tid: 11, time_ns: 6, ..Meta::default() }, &Record::Sample(sample));
     processes.expire(u64::MAX);

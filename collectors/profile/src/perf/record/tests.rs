@@ -2,7 +2,7 @@
 
 use super::{Birth, Identity, Layout, Meta, Mmap, Record, decode, kind, misc, time_at};
 
-pub(in crate::perf) const LAYOUT: Layout = Layout { registers: 3, has_cgroup: true };
+pub(in crate::perf) const LAYOUT: Layout = Layout { registers: 3, has_cgroup: true, is_traced: false };
 
 /// Any record but a sample: header, body padded to eight bytes, trailer.
 pub(in crate::perf) fn framed(kind: u32, misc: u16, body: &[u8], meta: Meta) -> Vec<u8> {
@@ -70,6 +70,24 @@ fn a_thread_of_the_kernel_has_no_registers_and_no_stack() {
     let Some((_, Record::Sample(sample))) = decode(&bytes, &LAYOUT) else { panic!() };
     assert!(sample.is_in_kernel && sample.registers.is_empty() && sample.stack.is_empty());
     assert_eq!((sample.kernel.len(), sample.user.len(), sample.cgroup), (1, 0, 1));
+}
+
+#[test]
+fn a_sample_of_a_tracepoint_has_a_count_and_what_it_wrote() {
+    let mut body = words(&[7, 0x1000, 5 | 6 << 32, 99, 1, 4_000_000, 0]);
+    body.extend([&12_u32.to_ne_bytes()[..], b"twelve bytes"].concat());
+    body.extend(words(&[2, 11, 12, 13, 0, 4242]));
+    let bytes = with_header(kind::SAMPLE, misc::KERNEL, &body);
+    let layout = Layout { is_traced: true, ..LAYOUT };
+    let Some((meta, Record::Sample(sample))) = decode(&bytes, &layout) else { panic!() };
+    assert_eq!((meta.tid, sample.period, sample.raw), (6, 4_000_000, &b"twelve bytes"[..]));
+    assert_eq!((sample.registers.len(), sample.stack.len(), sample.cgroup), (3, 0, 4242));
+    assert!((0..bytes.len()).all(|length| decode(&bytes[..length], &layout).is_none()));
+    for length in [13, 64, 1 << 16, u32::MAX] {
+        let mut longer = bytes.clone();
+        longer[64..68].copy_from_slice(&length.to_ne_bytes());
+        assert_eq!(decode(&longer, &layout), None, "{length} bytes are not there");
+    }
 }
 
 #[test]

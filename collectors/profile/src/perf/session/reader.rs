@@ -11,8 +11,9 @@ use super::super::record::{self, Birth, Layout, Meta, Record, Sample};
 use super::super::statistics::Statistics;
 use super::super::synthesis::Proc;
 use super::super::target::Target;
+use super::super::tracepoint::{Switches, Traced, Tracepoints};
 use super::waits::Waits;
-use super::{Plan, Seen, Sink, Wait};
+use super::{Plan, Seen, Sink, Wait, WaitKind};
 
 /// Processes that a session follows. Who starts more has a node to watch.
 const FOLLOWED_MAX: usize = 16_384;
@@ -50,6 +51,8 @@ pub(super) struct Reader<S> {
     /// Whether the events themselves follow the tasks, so that whatever comes is wanted.
     is_followed_by_kernel: bool,
     waits: Option<Waits>,
+    /// What the samples of waiting are of; `None` where the kernel's own records tell who is back.
+    tracepoints: Option<Tracepoints>,
     statistics: Statistics,
     sink: S,
     newest_ns: u64,
@@ -74,6 +77,7 @@ impl<S: Sink> Reader<S> {
             followed,
             is_followed_by_kernel: abilities.scope == Scope::Tasks,
             waits: (plan.measure == Measure::Waiting).then(Waits::default),
+            tracepoints: abilities.switches.as_ref().and_then(Switches::traced).copied(),
             statistics: Statistics::default(),
             sink,
             newest_ns: 0,
@@ -89,6 +93,7 @@ impl<S: Sink> Reader<S> {
             processes: self.processes.len(),
             refused: self.processes.refused(),
             short_waits: self.waits.as_ref().map_or(0, Waits::short),
+            crowded_waits: self.waits.as_ref().map_or(0, Waits::crowded),
             ..self.statistics
         }
     }
@@ -137,8 +142,8 @@ impl<S: Sink> Reader<S> {
         }
         self.processes.apply(&meta, &record);
         match record {
-            Record::Sample(sample) => match &mut self.waits {
-                Some(waits) => waits.leave(meta.tid, meta.time_ns, bytes),
+            Record::Sample(sample) => match self.waits {
+                Some(_) => self.switched(meta, &sample, bytes),
                 None => self.sample(meta, sample, None),
             },
             Record::Switch { is_out: false, .. } => self.come_back(meta),
@@ -178,6 +183,39 @@ impl<S: Sink> Reader<S> {
             if before != Some(&cgroup) {
                 self.processes.learn_cgroup(None, pid, &Arc::new(cgroup));
             }
+        }
+    }
+
+    /// A sample of one that leaves, or that is back.
+    fn switched(&mut self, meta: Meta, sample: &Sample<'_>, bytes: &[u8]) {
+        let thread = (meta.tid, meta.time_ns);
+        let Some(waits) = &mut self.waits else { return };
+        let Some(tracepoints) = &self.tracepoints else {
+            // Whether it could have run on is told by the next record.
+            return waits.leave(thread, WaitKind::Sleeping, bytes);
+        };
+        match tracepoints.read(sample.raw) {
+            Some(Traced::Left { kind, next_tid }) => {
+                // It must have been back since it left the last time, for so short that nobody told.
+                self.come_back(meta);
+                let Some(waits) = &mut self.waits else { return };
+                match kind {
+                    // The idle task of a CPU waits for nothing.
+                    Some(_) if meta.tid == 0 => {}
+                    Some(kind) => waits.leave(thread, kind, bytes),
+                    None => waits.end(meta.tid),
+                }
+                if !self.is_followed_by_kernel {
+                    self.come_back(Meta { tid: next_tid, ..meta });
+                }
+            }
+            // The first of these after it came says since when it runs; the scheduler's clock omits time that the host
+            // took, which then is part of the wait.
+            Some(Traced::Ran) => {
+                let time_ns = meta.time_ns.saturating_sub(sample.period);
+                self.come_back(Meta { time_ns, ..meta });
+            }
+            None => self.statistics.malformed += 1,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::Wait;
+use super::{Wait, WaitKind};
 
 /// Below this it is the scheduler that one would measure.
 const WAIT_NS_MIN: u64 = 1_000_000;
@@ -16,7 +16,7 @@ const AWAY_MAX: usize = 8192;
 #[derive(Debug, Default)]
 struct Away {
     left_ns: Option<u64>,
-    is_preempted: bool,
+    kind: Option<WaitKind>,
     /// Kept when it comes back: a thread that waits once waits again.
     record: Vec<u8>,
 }
@@ -26,6 +26,7 @@ struct Away {
 pub(super) struct Waits {
     by_thread: HashMap<u32, Away>,
     short: u64,
+    crowded: u64,
 }
 
 impl Waits {
@@ -34,13 +35,19 @@ impl Waits {
         self.short
     }
 
+    /// Times of threads for which there was no room.
+    pub(super) fn crowded(&self) -> u64 {
+        self.crowded
+    }
+
     /// A thread leaves with this stack.
-    pub(super) fn leave(&mut self, tid: u32, time_ns: u64, record: &[u8]) {
+    pub(super) fn leave(&mut self, (tid, time_ns): (u32, u64), kind: WaitKind, record: &[u8]) {
         if self.by_thread.len() >= AWAY_MAX && !self.by_thread.contains_key(&tid) {
+            self.crowded += 1;
             return;
         }
         let away = self.by_thread.entry(tid).or_default();
-        (away.left_ns, away.is_preempted) = (Some(time_ns), false);
+        (away.left_ns, away.kind) = (Some(time_ns), Some(kind));
         away.record.clear();
         away.record.extend_from_slice(record);
     }
@@ -48,7 +55,7 @@ impl Waits {
     /// It could have run on.
     pub(super) fn was_preempted(&mut self, tid: u32) {
         if let Some(away) = self.by_thread.get_mut(&tid) {
-            away.is_preempted = true;
+            away.kind = Some(WaitKind::Preempted);
         }
     }
 
@@ -60,7 +67,7 @@ impl Waits {
             self.short += 1;
             return None;
         }
-        Some((Wait { length_ns, is_preempted: away.is_preempted }, &away.record))
+        Some((Wait { length_ns, kind: away.kind? }, &away.record))
     }
 
     /// Those that are still away.
@@ -77,26 +84,27 @@ impl Waits {
 
 #[cfg(test)]
 mod tests {
-    use super::{AWAY_MAX, WAIT_NS_MIN, Wait, Waits};
+    use super::{AWAY_MAX, WAIT_NS_MIN, Wait, WaitKind, Waits};
 
     #[test]
     fn a_wait_is_from_leaving_to_coming_back() {
         let mut waits = Waits::default();
         assert_eq!(waits.come_back(1, 10), None, "nobody saw it leave");
-        waits.leave(1, 10, b"first");
-        waits.leave(2, 20, b"second");
+        waits.leave((1, 10), WaitKind::Uninterruptible, b"first");
+        waits.leave((2, 20), WaitKind::Sleeping, b"second");
         waits.was_preempted(2);
-        let wait = |length_ns, is_preempted| Wait { length_ns, is_preempted };
-        assert_eq!(waits.come_back(1, 10 + WAIT_NS_MIN), Some((wait(WAIT_NS_MIN, false), &b"first"[..])));
+        let wait = |length_ns, kind| Wait { length_ns, kind };
+        let first = wait(WAIT_NS_MIN, WaitKind::Uninterruptible);
+        assert_eq!(waits.come_back(1, 10 + WAIT_NS_MIN), Some((first, &b"first"[..])));
         assert_eq!(waits.come_back(1, u64::MAX), None, "it is here already");
         assert_eq!(
             waits.come_back(2, 30 + WAIT_NS_MIN),
-            Some((wait(WAIT_NS_MIN + 10, true), &b"second"[..]))
+            Some((wait(WAIT_NS_MIN + 10, WaitKind::Preempted), &b"second"[..]))
         );
-        waits.leave(1, 100, b"third");
+        waits.leave((1, 100), WaitKind::Sleeping, b"third");
         assert_eq!(waits.come_back(1, 200), None);
         assert_eq!(waits.short(), 1);
-        waits.leave(1, 300, b"fourth");
+        waits.leave((1, 300), WaitKind::Sleeping, b"fourth");
         assert_eq!(waits.away(), [1]);
         waits.end(1);
         assert_eq!(waits.come_back(1, u64::MAX), None);
@@ -105,8 +113,9 @@ mod tests {
     #[test]
     fn those_that_are_away_are_bounded() {
         let mut waits = Waits::default();
-        (0..10_000).for_each(|tid| waits.leave(tid, 0, b"x"));
+        (0..10_000).for_each(|tid| waits.leave((tid, 0), WaitKind::Sleeping, b"x"));
         let back = (0..10_000).filter(|tid| waits.come_back(*tid, WAIT_NS_MIN).is_some()).count();
         assert_eq!(back, AWAY_MAX);
+        assert_eq!(waits.crowded(), 10_000 - u64::try_from(AWAY_MAX).unwrap());
     }
 }
