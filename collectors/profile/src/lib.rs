@@ -7,6 +7,7 @@ pub mod baselines;
 pub mod capture;
 pub mod counts;
 pub mod fetch;
+pub mod goheap;
 pub mod gopprof;
 pub mod perf;
 pub mod symbols;

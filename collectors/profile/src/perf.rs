@@ -17,5 +17,5 @@ pub mod session;
 pub mod stacks;
 pub mod statistics;
 mod synthesis;
-mod sys;
+pub(crate) mod sys;
 pub mod target;

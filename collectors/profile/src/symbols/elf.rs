@@ -92,10 +92,19 @@ impl Span {
 pub struct Segment {
     /// Where.
     pub span: Span,
+    /// Bytes in memory: what is more than in the file is zero at first.
+    in_memory: u64,
     flags: u32,
 }
 
 impl Segment {
+    /// Are these addresses of it, whether the file has bytes for them or not?
+    #[must_use]
+    pub fn holds(&self, address: u64, length: u64) -> bool {
+        let into = address.checked_sub(self.span.address).and_then(|into| into.checked_add(length));
+        into.is_some_and(|end| end <= self.in_memory)
+    }
+
     /// Is it code?
     #[must_use]
     pub fn is_executable(&self) -> bool {
@@ -128,6 +137,8 @@ pub struct Elf {
     pub segments: Vec<Segment>,
     /// Empty when there are none, and when their table is damaged.
     pub sections: Vec<Section>,
+    /// The address of the first instruction.
+    pub entry: u64,
     notes: Vec<Span>,
     dynamic: Option<Span>,
 }
@@ -154,8 +165,14 @@ impl Elf {
             Err(error) => return Err(error.into()),
         };
         let machine = machine(&header)?;
-        let mut elf =
-            Elf { machine, segments: Vec::new(), sections: Vec::new(), notes: Vec::new(), dynamic: None };
+        let mut elf = Elf {
+            machine,
+            segments: Vec::new(),
+            sections: Vec::new(),
+            entry: u64_at(&header, 24),
+            notes: Vec::new(),
+            dynamic: None,
+        };
         elf.read_segments(file, &header)?;
         match sections(file, &header) {
             Ok(sections) => elf.sections = sections,
@@ -182,7 +199,9 @@ impl Elf {
                 return Err(ElfError::Damaged("a segment is"));
             }
             match u32_at(raw, 0) {
-                SEGMENT_LOAD => self.segments.push(Segment { span, flags: u32_at(raw, 4) }),
+                SEGMENT_LOAD => {
+                    self.segments.push(Segment { span, in_memory: u64_at(raw, 40), flags: u32_at(raw, 4) });
+                }
                 SEGMENT_DYNAMIC => self.dynamic = Some(span),
                 SEGMENT_NOTE => self.notes.push(span),
                 _ => {}
