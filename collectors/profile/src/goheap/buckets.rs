@@ -132,6 +132,8 @@ struct Chain {
     head: u64,
     raw: Vec<Raw>,
     addresses: Vec<u64>,
+    /// One bucket behind its header.
+    scratch: Vec<u8>,
 }
 
 impl Chain {
@@ -145,11 +147,18 @@ impl Chain {
         if head == 0 {
             return Err(HeapError::Empty);
         }
-        let mut chain = Chain { head, raw: Vec::new(), addresses: Vec::new() };
-        let mut next = head;
+        let mut chain = Chain { head, raw: Vec::new(), addresses: Vec::new(), scratch: Vec::new() };
+        let (mut next, mut passed) = (head, 0);
         while next != 0 {
             if chain.raw.len() >= BUCKETS_MAX {
                 return Err(HeapError::TooLarge("buckets"));
+            }
+            // A chain that leads in a circle comes by a bucket again that was remembered at a power of two.
+            if next == passed {
+                return Err(HeapError::Damaged("the chain"));
+            }
+            if chain.raw.len().is_power_of_two() {
+                passed = next;
             }
             next = chain.add(memory, &plan.layout, next)?;
         }
@@ -171,11 +180,9 @@ impl Chain {
         if self.addresses.len() + depth > ADDRESSES_MAX {
             return Err(HeapError::TooLarge("stacks"));
         }
-        let mut bytes = [0; (DEPTH_MAX + COUNTS * 4) * 8];
-        let length = layout.bucket_bytes(depth) - header.len();
-        let bytes = bytes.get_mut(..length).ok_or(HeapError::Damaged("a bucket"))?;
-        memory.fill(address.checked_add(48).ok_or(HeapError::NotThere)?, bytes)?;
-        let (stack, counts) = bytes.split_at(depth * 8);
+        self.scratch.resize(layout.bucket_bytes(depth) - header.len(), 0);
+        memory.fill(address.checked_add(48).ok_or(HeapError::NotThere)?, &mut self.scratch)?;
+        let (stack, counts) = self.scratch.split_at(depth * 8);
         let begin = self.addresses.len();
         self.addresses.extend(stack.chunks_exact(8).map(|raw| u64_at(raw, 0)));
         let stack = begin..self.addresses.len();
