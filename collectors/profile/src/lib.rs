@@ -10,6 +10,7 @@ pub mod counts;
 pub mod doctor;
 pub mod dwarf;
 pub mod fetch;
+pub mod goheap;
 pub mod gopprof;
 pub mod history;
 pub mod kernel;

@@ -17,6 +17,6 @@ pub mod session;
 pub mod stacks;
 pub mod statistics;
 mod synthesis;
-mod sys;
+pub(crate) mod sys;
 pub mod target;
 pub mod tracepoint;

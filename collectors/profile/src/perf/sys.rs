@@ -201,7 +201,7 @@ pub(super) fn monotonic_ns() -> u64 {
 }
 
 /// CPU time of the calling thread, user and system.
-pub(super) fn thread_cpu_ns() -> u64 {
+pub(crate) fn thread_cpu_ns() -> u64 {
     clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 

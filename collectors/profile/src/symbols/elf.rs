@@ -101,6 +101,13 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// Are these addresses of it, whether the file has bytes for them or not?
+    #[must_use]
+    pub fn holds(&self, address: u64, length: u64) -> bool {
+        let into = address.checked_sub(self.span.address).and_then(|into| into.checked_add(length));
+        into.is_some_and(|end| end <= self.memory)
+    }
+
     /// Is it code?
     #[must_use]
     pub fn is_executable(&self) -> bool {
@@ -145,6 +152,8 @@ pub struct Elf {
     pub segments: Vec<Segment>,
     /// Empty when there are none, and when their table is damaged.
     pub sections: Vec<Section>,
+    /// The address of the first instruction.
+    pub entry: u64,
     notes: Vec<Span>,
     dynamic: Option<Span>,
     eh_frame_header: Option<Span>,
@@ -176,6 +185,7 @@ impl Elf {
             machine,
             segments: Vec::new(),
             sections: Vec::new(),
+            entry: u64_at(&header, 24),
             notes: Vec::new(),
             dynamic: None,
             eh_frame_header: None,
