@@ -201,6 +201,8 @@ impl Tally {
             functions,
             edges: edges(self.edges, &kept),
             other,
+            requests: None,
+            windows: Vec::new(),
         }
     }
 }
