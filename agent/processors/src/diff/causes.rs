@@ -54,9 +54,12 @@ pub(super) fn explain(rows: &mut [FunctionDiff], pair: &Pair<'_>) {
     let collector = collector(pair);
     let load = Load::between(pair);
     for row in rows {
-        let is_risen = row.after > row.before;
         let Some(name) = pair.name(&row.name) else { continue };
-        let (cause, through) = match end(pair, name, is_risen) {
+        if is_load(row, pair, load) {
+            row.cause = Cause::Load;
+            continue;
+        }
+        let (cause, through) = match end(pair, name, row.after > row.before) {
             End::Moved(callee) => (Cause::Moved, Some(callee)),
             End::Begins(at) if collector.contains(at) => (Cause::GarbageCollection, Some(at)),
             End::Begins(at) => match counterpart(pair, at) {
@@ -65,10 +68,17 @@ pub(super) fn explain(rows: &mut [FunctionDiff], pair: &Pair<'_>) {
                 None => (Cause::Callee, Some(at)),
             },
         };
-        let is_load = load.is_some_and(|load| load.explains(row.before_abs, row.after_abs, is_risen));
-        row.cause = if cause.is_change() && is_load { Cause::Load } else { cause };
+        row.cause = cause;
         row.through = through.filter(|through| *through != row.name).map(str::to_owned);
     }
+}
+
+/// Whether a function costs what the load lets it cost, or only has another share because others changed.
+fn is_load(row: &FunctionDiff, pair: &Pair<'_>, load: Option<Load>) -> bool {
+    let is_risen = row.after > row.before;
+    let (seen, scaled) = (row.after - row.before, pair.total(&row.name).change());
+    load.is_some_and(|load| load.explains(row.before_abs, row.after_abs, is_risen))
+        || scaled * seen.signum() <= CANCELLED * seen.abs()
 }
 
 /// Follows the call that carries most of the change, as long as there is one.

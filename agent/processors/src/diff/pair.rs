@@ -36,7 +36,7 @@ impl Both<'_> {
     }
 }
 
-/// Shares before and after, the latter in units in which a typical function did not change.
+/// Shares before and after, in units in which a typical function did not change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Shift {
     pub(super) before: f64,
@@ -208,7 +208,9 @@ impl<'a> Pair<'a> {
     }
 
     fn shift(&self, then: u64, now: u64) -> Shift {
-        Shift { before: share(then, self.before), after: share(now, self.after) / self.scale }
+        // Half of the scale on each side, so that swapping both sides turns signs and nothing else.
+        let half = self.scale.sqrt();
+        Shift { before: share(then, self.before) * half, after: share(now, self.after) / half }
     }
 }
 
