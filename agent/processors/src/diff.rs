@@ -3,6 +3,8 @@
 //! Owns the comparison by function and which capture belongs to which finding. Refuses to judge a cause: a diff explains,
 //! it does not vote. Pure: the same two profiles give the same rows, in the same order.
 
+mod bulk;
+mod calls;
 mod causes;
 mod lasting;
 mod load;

@@ -3,7 +3,7 @@
 //! Owns how counts of windows become those of a whole profile, and the bounds on both. A function that is too small to
 //! matter has no rows by window: its changes are taken to be as independent as samples can be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,42 +72,66 @@ impl FunctionCounts {
                 joined.period = 0;
             }
         }
-        let names = joined.take_functions(parts);
-        joined.take_edges(parts, &names);
-        joined.take_windows(parts, &names);
+        let places = joined.take_functions(parts);
+        joined.take_edges(parts, &places);
+        joined.take_windows(parts, &places);
         Some(joined)
     }
 
-    /// Sums functions by name; what does not fit goes to `other`.
-    fn take_functions<'a>(&mut self, parts: &'a [FunctionCounts]) -> BTreeMap<&'a str, u32> {
-        let mut sums: BTreeMap<&str, FunctionCount> = BTreeMap::new();
-        for function in parts.iter().flat_map(|part| &part.functions) {
-            let empty = || FunctionCount { name: function.name.clone(), own: 0, total: 0, samples: 0 };
-            let sum = sums.entry(&function.name).or_insert_with(empty);
-            sum.own = sum.own.saturating_add(function.own);
-            sum.total = sum.total.saturating_add(function.total);
-            sum.samples = sum.samples.saturating_add(function.samples);
-        }
-        if sums.len() > FUNCTIONS_MAX {
-            let mut by_size: Vec<(u64, &str)> = sums.iter().map(|(name, sum)| (sum.total, *name)).collect();
-            by_size.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
-            for (_, name) in by_size.into_iter().skip(FUNCTIONS_MAX) {
-                let own = sums.remove(name).map_or(0, |sum| sum.own);
-                self.other = self.other.saturating_add(own);
+    /// Sums functions by name; what does not fit goes to `other`. Says where each part's functions are now.
+    fn take_functions(&mut self, parts: &[FunctionCounts]) -> Vec<Vec<Option<u32>>> {
+        let mut numbers: HashMap<&str, usize> = HashMap::new();
+        let mut sums: Vec<FunctionCount> = Vec::new();
+        let mut seen: Vec<Vec<usize>> = Vec::with_capacity(parts.len());
+        for part in parts {
+            let mut of_part = Vec::with_capacity(part.functions.len());
+            for function in &part.functions {
+                let number = *numbers.entry(&function.name).or_insert(sums.len());
+                if number == sums.len() {
+                    sums.push(FunctionCount { name: function.name.clone(), own: 0, total: 0, samples: 0 });
+                }
+                if let Some(sum) = sums.get_mut(number) {
+                    sum.own = sum.own.saturating_add(function.own);
+                    sum.total = sum.total.saturating_add(function.total);
+                    sum.samples = sum.samples.saturating_add(function.samples);
+                }
+                of_part.push(number);
             }
+            seen.push(of_part);
         }
-        let names = sums.keys().copied().zip(0..).collect();
-        self.functions = sums.into_values().collect();
-        names
+        let place = self.keep(sums);
+        seen.iter()
+            .map(|numbers| numbers.iter().map(|number| place.get(*number).copied().flatten()).collect())
+            .collect()
     }
 
-    fn take_edges(&mut self, parts: &[FunctionCounts], names: &BTreeMap<&str, u32>) {
+    /// Keeps the largest that fit, by name; says where each is.
+    fn keep(&mut self, sums: Vec<FunctionCount>) -> Vec<Option<u32>> {
+        let mut place = vec![None; sums.len()];
+        let mut kept: Vec<(usize, FunctionCount)> = sums.into_iter().enumerate().collect();
+        if kept.len() > FUNCTIONS_MAX {
+            kept.sort_by(|(_, a), (_, b)| b.total.cmp(&a.total).then_with(|| a.name.cmp(&b.name)));
+            for (_, dropped) in kept.drain(FUNCTIONS_MAX..) {
+                self.other = self.other.saturating_add(dropped.own);
+            }
+        }
+        kept.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+        for ((number, _), at) in kept.iter().zip(0..) {
+            if let Some(place) = place.get_mut(*number) {
+                *place = Some(at);
+            }
+        }
+        self.functions = kept.into_iter().map(|(_, sum)| sum).collect();
+        place
+    }
+
+    fn take_edges(&mut self, parts: &[FunctionCounts], places: &[Vec<Option<u32>>]) {
         let mut sums: BTreeMap<(u32, u32), u64> = BTreeMap::new();
-        for part in parts {
-            let place = |at: u32| names.get(part.functions.get(usize::try_from(at).ok()?)?.name.as_str());
+        for (part, places) in parts.iter().zip(places) {
+            let place = |at: u32| places.get(usize::try_from(at).ok()?).copied().flatten();
             for (caller, callee, value) in &part.edges {
                 if let (Some(caller), Some(callee)) = (place(*caller), place(*callee)) {
-                    let sum = sums.entry((*caller, *callee)).or_default();
+                    let sum = sums.entry((caller, callee)).or_default();
                     *sum = sum.saturating_add(*value);
                 }
             }
@@ -124,10 +148,11 @@ impl FunctionCounts {
         self.edges = edges;
     }
 
-    fn take_windows(&mut self, parts: &[FunctionCounts], names: &BTreeMap<&str, u32>) {
+    fn take_windows(&mut self, parts: &[FunctionCounts], places: &[Vec<Option<u32>>]) {
         let each = parts.len().div_ceil(WINDOWS_MAX).max(1);
         let worth = self.worth(parts.len().div_ceil(each));
-        self.windows = parts.chunks(each).map(|parts| window(parts, names, &worth)).collect();
+        let chunks = parts.chunks(each).zip(places.chunks(each));
+        self.windows = chunks.map(|(parts, places)| window(parts, places, &worth)).collect();
     }
 
     /// Functions that get rows: those with a share, and of them as many as there is room for in so many windows.
@@ -155,17 +180,15 @@ fn floor(total: u64) -> u64 {
     (total as f64 * SHARE_MIN) as u64
 }
 
-fn window(parts: &[FunctionCounts], names: &BTreeMap<&str, u32>, worth: &BTreeSet<u32>) -> Window {
+fn window(parts: &[FunctionCounts], places: &[Vec<Option<u32>>], worth: &BTreeSet<u32>) -> Window {
     let mut window = Window::default();
     let mut rows: BTreeMap<u32, WindowCount> = BTreeMap::new();
-    for part in parts {
+    for (part, places) in parts.iter().zip(places) {
         window.duration_ns = window.duration_ns.saturating_add(part.duration_ns);
         window.total = window.total.saturating_add(part.total);
-        for count in &part.functions {
-            let Some(function) = names.get(count.name.as_str()).filter(|at| worth.contains(at)) else {
-                continue;
-            };
-            let row = rows.entry(*function).or_insert(WindowCount { function: *function, own: 0, total: 0 });
+        for (count, place) in part.functions.iter().zip(places) {
+            let Some(function) = place.filter(|at| worth.contains(at)) else { continue };
+            let row = rows.entry(function).or_insert(WindowCount { function, own: 0, total: 0 });
             row.own = row.own.saturating_add(count.own);
             row.total = row.total.saturating_add(count.total);
         }

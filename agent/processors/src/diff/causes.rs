@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use model::finding::{Cause, FunctionDiff};
 
+use super::calls::Calls;
 use super::load::Load;
 use super::pair::Pair;
 
@@ -51,7 +52,11 @@ enum End<'a> {
 
 /// Fills in [`FunctionDiff::cause`] and [`FunctionDiff::through`] of each row.
 pub(super) fn explain(rows: &mut [FunctionDiff], pair: &Pair<'_>) {
-    let collector = collector(pair);
+    if rows.is_empty() {
+        return;
+    }
+    let calls = Calls::of(pair);
+    let collector = collector(&calls);
     let load = Load::between(pair);
     for row in rows {
         let Some(name) = pair.name(&row.name) else { continue };
@@ -59,10 +64,10 @@ pub(super) fn explain(rows: &mut [FunctionDiff], pair: &Pair<'_>) {
             row.cause = Cause::Load;
             continue;
         }
-        let (cause, through) = match end(pair, name, row.after > row.before) {
+        let (cause, through) = match end(&calls, name, row.after > row.before) {
             End::Moved(callee) => (Cause::Moved, Some(callee)),
             End::Begins(at) if collector.contains(at) => (Cause::GarbageCollection, Some(at)),
-            End::Begins(at) => match counterpart(pair, at) {
+            End::Begins(at) => match counterpart(&calls, at) {
                 Some(other) => (Cause::Moved, Some(other)),
                 None if at == name => (Cause::Itself, None),
                 None => (Cause::Callee, Some(at)),
@@ -82,13 +87,13 @@ fn is_load(row: &FunctionDiff, pair: &Pair<'_>, load: Option<Load>) -> bool {
 }
 
 /// Follows the call that carries most of the change, as long as there is one.
-fn end<'a>(pair: &Pair<'a>, row: &'a str, is_risen: bool) -> End<'a> {
+fn end<'a>(calls: &Calls<'_, 'a>, row: &'a str, is_risen: bool) -> End<'a> {
     let along = |change: f64| if is_risen { change } else { -change };
     let (mut at, mut seen) = (row, BTreeSet::from([row]));
     for _ in 0..DEPTH_MAX {
-        let whole = along(pair.total(at).change());
-        let own = along(pair.own(at).change());
-        let most = pair
+        let whole = along(calls.pair.total(at).change());
+        let own = along(calls.pair.own(at).change());
+        let most = calls
             .callees(at)
             .map(|(callee, shift)| (along(shift.change()), callee))
             .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(a.1)));
@@ -96,7 +101,7 @@ fn end<'a>(pair: &Pair<'a>, row: &'a str, is_risen: bool) -> End<'a> {
         else {
             return End::Begins(at);
         };
-        if along(pair.total(callee).change()) < MOST * passed {
+        if along(calls.pair.total(callee).change()) < MOST * passed {
             return End::Moved(callee);
         }
         if !seen.insert(callee) {
@@ -109,26 +114,26 @@ fn end<'a>(pair: &Pair<'a>, row: &'a str, is_risen: bool) -> End<'a> {
 
 /// Another function that lost what this one gained, or the other way round: the same work under another name, or within
 /// its caller.
-fn counterpart<'a>(pair: &Pair<'a>, at: &'a str) -> Option<&'a str> {
-    let change = pair.total(at).change();
-    pair.callers(at).find_map(|caller| {
-        let given = pair.edge(caller, at).change();
+fn counterpart<'a>(calls: &Calls<'_, 'a>, at: &'a str) -> Option<&'a str> {
+    let change = calls.pair.total(at).change();
+    calls.callers(at).find_map(|caller| {
+        let given = calls.edge(caller, at).change();
         // This caller must be where most of the change comes from.
         if given * change.signum() < MOST * change.abs() {
             return None;
         }
-        sibling(pair, (caller, at), given).or_else(|| within(pair, (caller, at), given))
+        sibling(calls, (caller, at), given).or_else(|| within(calls, (caller, at), given))
     })
 }
 
 /// A callee of the same caller that changed by the opposite.
-fn sibling<'a>(pair: &Pair<'a>, (caller, at): (&'a str, &'a str), given: f64) -> Option<&'a str> {
-    pair.callees(caller)
+fn sibling<'a>(calls: &Calls<'_, 'a>, (caller, at): (&'a str, &'a str), given: f64) -> Option<&'a str> {
+    calls.callees(caller)
         .filter(|(other, _)| *other != at)
         .map(|(other, shift)| (other, shift, (shift.change() + given).abs()))
         .filter(|(_, shift, left)| {
             let size = (shift.before + shift.after) / 2.0;
-            *left <= CANCELLED * given.abs() && shift.change().abs() >= COUNTERPART_NOISE * pair.noise(size)
+            *left <= CANCELLED * given.abs() && shift.change().abs() >= COUNTERPART_NOISE * calls.pair.noise(size)
         })
         .min_by(|a, b| a.2.total_cmp(&b.2).then(a.0.cmp(b.0)))
         .map(|(other, _, _)| other)
@@ -136,29 +141,29 @@ fn sibling<'a>(pair: &Pair<'a>, (caller, at): (&'a str, &'a str), given: f64) ->
 
 /// The caller itself, where it does now what it called for, or calls now for what it did: its own time and what it spends
 /// in the other's callees changed by the opposite.
-fn within<'a>(pair: &Pair<'a>, (caller, at): (&'a str, &'a str), given: f64) -> Option<&'a str> {
-    let own = pair.own(caller);
+fn within<'a>(calls: &Calls<'_, 'a>, (caller, at): (&'a str, &'a str), given: f64) -> Option<&'a str> {
+    let own = calls.pair.own(caller);
     let (mut taken, mut size) = (own.change(), (own.before + own.after) / 2.0);
-    for (callee, _) in pair.callees(at) {
-        let edge = pair.edge(caller, callee);
+    for (callee, _) in calls.callees(at) {
+        let edge = calls.edge(caller, callee);
         taken += edge.change();
         size += (edge.before + edge.after) / 2.0;
     }
     let cancels = (taken + given).abs() <= CANCELLED * given.abs();
-    (cancels && taken.abs() >= COUNTERPART_NOISE * pair.noise(size)).then_some(caller)
+    (cancels && taken.abs() >= COUNTERPART_NOISE * calls.pair.noise(size)).then_some(caller)
 }
 
 /// Functions of the collector, and those that nothing else calls.
-fn collector<'a>(pair: &Pair<'a>) -> BTreeSet<&'a str> {
+fn collector<'a>(calls: &Calls<'_, 'a>) -> BTreeSet<&'a str> {
     let begins = |name: &&str| COLLECTOR.iter().any(|start| name.starts_with(start));
-    let mut found: BTreeSet<&str> = pair.names().filter(begins).collect();
+    let mut found: BTreeSet<&str> = calls.pair.names().filter(begins).collect();
     let mut newest: Vec<&str> = found.iter().copied().collect();
     for _ in 0..COLLECTOR_ROUNDS {
         let mut next: Vec<&str> = Vec::new();
-        for callee in newest.iter().flat_map(|caller| pair.callees(caller)).map(|(callee, _)| callee) {
+        for callee in newest.iter().flat_map(|caller| calls.callees(caller)).map(|(callee, _)| callee) {
             let from = |is_wanted: &dyn Fn(&str) -> bool| -> f64 {
-                let callers = pair.callers(callee).filter(|caller| is_wanted(caller));
-                callers.map(|caller| pair.edge(caller, callee)).map(|edge| edge.before + edge.after).sum()
+                let callers = calls.callers(callee).filter(|caller| is_wanted(caller));
+                callers.map(|caller| calls.edge(caller, callee)).map(|edge| edge.before + edge.after).sum()
             };
             let whole = from(&|_| true);
             if !found.contains(callee) && from(&|caller| found.contains(caller)) >= COLLECTORS_SHARE * whole {

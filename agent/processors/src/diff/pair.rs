@@ -1,11 +1,12 @@
 //! Two profiles side by side, by name: shares, how sure they are, and what calls what.
 //!
-//! Owns the lookup. An absent function has the share 0.
+//! Owns the lookup and what is known of the variance of a share. An absent function has the share 0.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use model::profile::FunctionCounts;
 
+use super::bulk;
 use super::spread::Spread;
 use super::stats::Observed;
 use super::{SHARE_FLOOR, ratio, share};
@@ -57,9 +58,8 @@ pub(super) struct Pair<'a> {
     pub(super) after: &'a FunctionCounts,
     spreads: (Spread, Spread),
     functions: BTreeMap<&'a str, (Side, Side)>,
-    /// By caller, then callee.
-    callees: BTreeMap<&'a str, BTreeMap<&'a str, (u64, u64)>>,
-    callers: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// How far the two runs lie apart.
+    apart: f64,
     /// A typical function's share after over its share before.
     scale: f64,
 }
@@ -77,35 +77,20 @@ impl<'a> Pair<'a> {
             after,
             spreads: (Spread::of(before), Spread::of(after)),
             functions: BTreeMap::new(),
-            callees: BTreeMap::new(),
-            callers: BTreeMap::new(),
+            apart: 0.0,
             scale: 1.0,
         };
-        pair.read(before, |(then, _)| then, |(then, _)| then);
-        pair.read(after, |(_, now)| now, |(_, now)| now);
+        pair.read(before, |(then, _)| then);
+        pair.read(after, |(_, now)| now);
         pair.scale = pair.typical_ratio(|value| share(value, before), |value| share(value, after));
+        pair.apart = bulk::variance(pair.candidates().iter().map(|both| pair.observed(both)));
         Some(pair)
     }
 
-    fn read(
-        &mut self,
-        counts: &'a FunctionCounts,
-        side: impl Fn(&mut (Side, Side)) -> &mut Side,
-        value: impl Fn(&mut (u64, u64)) -> &mut u64,
-    ) {
+    fn read(&mut self, counts: &'a FunctionCounts, side: impl Fn(&mut (Side, Side)) -> &mut Side) {
         for (function, at) in counts.functions.iter().zip(0..) {
             let both = self.functions.entry(&function.name).or_default();
             *side(both) = Side { at: Some(at), own: function.own, total: function.total };
-        }
-        let name = |at: u32| Some(counts.functions.get(usize::try_from(at).ok()?)?.name.as_str());
-        for (caller, callee, weight) in &counts.edges {
-            // A function that calls itself neither gives work away nor takes any.
-            if let (Some(caller), Some(callee)) = (name(*caller), name(*callee))
-                && caller != callee
-            {
-                *value(self.callees.entry(caller).or_default().entry(callee).or_default()) = *weight;
-                self.callers.entry(callee).or_default().insert(caller);
-            }
         }
     }
 
@@ -152,10 +137,12 @@ impl<'a> Pair<'a> {
             n: (ratio(counts.samples, 1) / effect.factor).max(1.0),
             freedom: effect.freedom,
         };
-        (
+        let sides = (
             one(both.then.total, self.before, then.effect(both.then.at, (now, both.now.at))),
             one(both.now.total, self.after, now.effect(both.now.at, (then, both.then.at))),
-        )
+        );
+        let middle = (sides.0.share + sides.1.share) / 2.0;
+        (bulk::widened(sides.0, middle, self.apart), bulk::widened(sides.1, middle, self.apart))
     }
 
     /// Inclusive share.
@@ -168,23 +155,6 @@ impl<'a> Pair<'a> {
     pub(super) fn own(&self, name: &str) -> Shift {
         let (then, now) = self.functions.get(name).copied().unwrap_or_default();
         self.shift(then.own, now.own)
-    }
-
-    /// What a caller spends in each callee.
-    pub(super) fn callees(&self, caller: &str) -> impl Iterator<Item = (&'a str, Shift)> {
-        let callees = self.callees.get(caller).into_iter().flatten();
-        callees.map(|(callee, (then, now))| (*callee, self.shift(*then, *now)))
-    }
-
-    /// What a caller spends in one callee.
-    pub(super) fn edge(&self, caller: &str, callee: &str) -> Shift {
-        let edge = self.callees.get(caller).and_then(|callees| callees.get(callee));
-        edge.map(|(then, now)| self.shift(*then, *now)).unwrap_or_default()
-    }
-
-    /// Who calls it, on either side.
-    pub(super) fn callers(&self, callee: &str) -> impl Iterator<Item = &'a str> {
-        self.callers.get(callee).into_iter().flatten().copied()
     }
 
     /// The name as the profiles hold it.
@@ -204,10 +174,12 @@ impl<'a> Pair<'a> {
         };
         let (then, now) = (&self.spreads.0, &self.spreads.1);
         let n = side(then, now, self.before) + side(now, then, self.after);
-        (size * (1.0 - size).max(0.0) * n).sqrt()
+        let odds = size * (1.0 - size).max(0.0);
+        (odds * n + odds * odds * self.apart).sqrt()
     }
 
-    fn shift(&self, then: u64, now: u64) -> Shift {
+    /// Two values as shares.
+    pub(super) fn shift(&self, then: u64, now: u64) -> Shift {
         // Half of the scale on each side, so that swapping both sides turns signs and nothing else.
         let half = self.scale.sqrt();
         Shift { before: share(then, self.before) * half, after: share(now, self.after) / half }

@@ -20,7 +20,7 @@ var rounds = map[string]int{
 	"validate": 30, "route": 60, "apply": 300, "log": 150,
 }
 
-const unit = 40 // steps of one round
+const unit = 300 // steps of one round
 
 var answered atomic.Int64
 

@@ -148,9 +148,11 @@ impl Names {
             let address = symbols.elf().code_address(Mapped { start: 0, offset: 0 }, offset);
             let pc = address.map(|address| if is_leaf { Pc::Sampled(address) } else { Pc::Return(address) });
             let frames = pc.and_then(|pc| symbols.frames(pc).ok()).unwrap_or_default();
-            let named: Vec<String> =
-                frames.into_iter().filter(|frame| !frame.wrapper).map(|frame| frame.function).collect();
-            if named.is_empty() { vec!["[unknown]".to_owned()] } else { named }
+            if frames.is_empty() {
+                return vec!["[unknown]".to_owned()];
+            }
+            // What the compiler made up is left out, as Go does.
+            frames.into_iter().filter(|frame| !frame.wrapper).map(|frame| frame.function).collect()
         })
     }
 }

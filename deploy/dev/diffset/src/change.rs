@@ -50,7 +50,7 @@ pub(crate) fn floor(share: f64) -> f64 {
 /// Each of its samples gets a Poisson number of others, so that the growth follows its load; of the whole they are
 /// by / (1 − share − by), since the whole grows too.
 pub(crate) fn grow(
-    (code, windows): (&mut Code, &mut [Drawn]),
+    (code, windows): (&mut Code, &mut [Drawn<'_>]),
     (function, share, by): (u32, f64, f64),
     growth: Growth,
     dice: &mut Dice,
@@ -59,7 +59,7 @@ pub(crate) fn grow(
     let new = code.name(NEW);
     for window in windows {
         let mut added = Vec::new();
-        for (stack, count) in &window.stacks {
+        for (stack, count) in window.stacks().iter() {
             let path = &code.paths[*stack as usize];
             // The outermost call of it: recursion is one call.
             let Some(depth) = path.iter().rposition(|at| *at == function) else { continue };
@@ -74,17 +74,17 @@ pub(crate) fn grow(
             }
         }
         let added: Vec<(u32, u32)> = added.into_iter().map(|(path, more)| (code.stack(path), more)).collect();
-        window.stacks.extend(added);
+        window.stacks().extend(added);
     }
 }
 
 /// Moves all that `function` does; `to` is the new caller, for [`Move::Caller`].
-pub(crate) fn shift(code: &mut Code, windows: &mut [Drawn], (function, to): (u32, u32), how: Move) {
+pub(crate) fn shift(code: &mut Code, windows: &mut [Drawn<'_>], (function, to): (u32, u32), how: Move) {
     let renamed = code.name(&format!("{}V2", code.names[function as usize].clone()));
     // The path from the new caller to the root, as it is most often seen.
     let below = code.paths.iter().find(|path| path.first() == Some(&to)).cloned().unwrap_or_else(|| vec![to]);
     for window in windows {
-        for (stack, _) in &mut window.stacks {
+        for (stack, _) in window.stacks() {
             let path = &code.paths[*stack as usize];
             let Some(depth) = path.iter().rposition(|at| *at == function) else { continue };
             let path: Vec<u32> = match how {

@@ -33,11 +33,6 @@ impl Dice {
         (self.unit() * end as f64) as usize % end.max(1)
     }
 
-    /// How many of `n` are kept when each is with this chance.
-    pub(crate) fn kept(&mut self, n: u32, chance: f64) -> u32 {
-        (0..n).filter(|_| self.unit() < chance).count() as u32
-    }
-
     /// A Poisson number.
     pub(crate) fn poisson(&mut self, mean: f64) -> u32 {
         if mean > NORMAL_FROM {
@@ -67,6 +62,5 @@ mod tests {
             let variance = drawn.iter().map(|x| (x - seen).powi(2)).sum::<f64>() / 40_000.0;
             assert!((seen / mean - 1.0).abs() < 0.02 && (variance / mean - 1.0).abs() < 0.05, "{mean}");
         }
-        assert!((f64::from(dice.kept(100_000, 0.25)) - 25_000.0).abs() < 600.0);
     }
 }

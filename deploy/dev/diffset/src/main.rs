@@ -6,7 +6,9 @@
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,
-    reason = "progress and tables are this program's output, and it records with a clock of its own"
+    clippy::indexing_slicing,
+    reason = "progress and tables are this program's output, it records with a clock of its own, and the numbers that it \
+              indexes with are its own recording's"
 )]
 
 mod capture;
@@ -40,14 +42,16 @@ fn main() -> Result<ExitCode> {
                 if Path::new(file).exists() { Recording::read(file.as_ref())? } else { Recording::default() };
             record(Some(number.parse()?), Recorder::resume(before), file)
         }
-        ["score", rest @ ..] => score(rest.first().copied().unwrap_or(FILE)),
+        ["score"] => score(FILE, 1),
+        // Another file, and only a part of the set: for a look.
+        ["score", file, part] => score(file, part.parse()?),
         _ => bail!("say `diffset record`, `diffset record NUMBER FILE` or `diffset score`"),
     }
 }
 
 /// The exit code is 0 only if the figures are as promised.
-fn score(file: &str) -> Result<ExitCode> {
-    let report = report::report(&Recording::read(file.as_ref())?);
+fn score(file: &str, part: usize) -> Result<ExitCode> {
+    let report = report::report(&Recording::read(file.as_ref())?, part.max(1));
     println!("{}", report.table());
     fs::create_dir_all("target/diffset")?;
     fs::write("target/diffset/report.json", serde_json::to_string_pretty(&report)?)?;

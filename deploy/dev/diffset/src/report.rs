@@ -6,20 +6,20 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::recording::{Recording, Run};
+use crate::recording::Recording;
 use crate::score::{False, Recall, alarms, recall};
 use crate::set::{Set, Size};
-use crate::side::{Code, WINDOW_SAMPLES, counts, whole};
+use crate::side::{Code, Counted};
 use crate::variance::{Variance, of};
 
 /// At least 50 are promised.
 const INJECTED: usize = 150;
 /// At least 500 are promised.
 const UNCHANGED: usize = 600;
-/// Windows of a side: 5,000 to 240,000 samples.
-const CURVE: [usize; 7] = [3, 5, 10, 20, 30, 60, 120];
+/// Samples of a side.
+const CURVE: [u64; 7] = [5_000, 10_000, 20_000, 40_000, 60_000, 120_000, 240_000];
 /// Ten minutes of two busy CPUs at 99 Hz.
-const PROMISED_WINDOWS: usize = 60;
+const PROMISED: u64 = 120_000;
 /// Of the injected regressions.
 const RECALL_MIN: f64 = 0.95;
 /// Of the comparisons of unchanged pairs.
@@ -32,7 +32,7 @@ const ALARMED_MAX: f64 = 0.05;
 pub(crate) struct Report {
     variances: Vec<Variance>,
     eligible: usize,
-    curve: Vec<(usize, Recall, False)>,
+    curve: Vec<(u64, Recall, False)>,
     groups: BTreeMap<&'static str, False>,
     in_one_piece: (Recall, BTreeMap<&'static str, False>),
     without_requests: (Recall, BTreeMap<&'static str, False>),
@@ -50,43 +50,45 @@ struct Real {
     explained: Vec<String>,
 }
 
-/// Scores it all.
-pub(crate) fn report(recording: &Recording) -> Report {
-    let set = Set::of(recording);
+/// Scores it all, or every so manieth part of it for a look.
+pub(crate) fn report(recording: &Recording, every: usize) -> Report {
+    let (injected, unchanged) = (INJECTED / every, UNCHANGED / every);
     let code = Code::of(recording);
-    let size = |windows| Size { windows, is_windowed: true, has_requests: true };
+    let counted: Vec<Counted<'_>> = recording.runs.iter().map(|run| Counted::of(&code, run)).collect();
+    let set = Set::of(recording, &counted);
+    let size = |samples| Size { samples, is_windowed: true, has_requests: true };
     let mut groups = BTreeMap::new();
     let mut curve = Vec::new();
-    for windows in CURVE {
-        let found = recall(&set, INJECTED, "steady", size(windows));
+    for samples in CURVE {
+        let found = recall(&set, injected, "steady", size(samples));
         let seen =
-            alarms(&set, if windows == PROMISED_WINDOWS { UNCHANGED } else { UNCHANGED / 4 }, size(windows));
-        curve.push((windows, found, seen.values().copied().fold(False::default(), False::sum)));
-        if windows == PROMISED_WINDOWS {
+            alarms(&set, if samples == PROMISED { unchanged } else { unchanged / 4 }, size(samples));
+        curve.push((samples, found, seen.values().copied().fold(False::default(), False::sum)));
+        if samples == PROMISED {
             groups = seen;
         }
     }
-    let other = |size: Size| (recall(&set, INJECTED / 2, "steady", size), alarms(&set, UNCHANGED / 4, size));
-    let promised = size(PROMISED_WINDOWS);
+    let other = |size: Size| (recall(&set, injected / 2, "steady", size), alarms(&set, unchanged / 4, size));
+    let promised = size(PROMISED);
     Report {
-        variances: recording.runs.iter().map(|run| of(&code, run)).collect(),
+        variances: counted.iter().map(of).collect(),
         eligible: set.eligible(),
         curve,
         groups,
         in_one_piece: other(Size { is_windowed: false, ..promised }),
         without_requests: other(Size { has_requests: false, ..promised }),
-        loaded: ["half", "double"].map(|load| (load, recall(&set, INJECTED / 2, load, promised))).to_vec(),
-        program: program(recording, &code),
+        loaded: ["half", "double"].map(|load| (load, recall(&set, injected / 2, load, promised))).to_vec(),
+        program: program(&counted),
     }
 }
 
 /// Each run of the program against each that was not changed.
-fn program(recording: &Recording, code: &Code) -> Vec<Real> {
-    let runs: Vec<&Run> = recording.runs.iter().filter(|run| run.subject == "program").collect();
+fn program(counted: &[Counted<'_>]) -> Vec<Real> {
+    let runs: Vec<&Counted<'_>> = counted.iter().filter(|counted| counted.run.subject == "program").collect();
     let mut seen = Vec::new();
-    for (at, before) in runs.iter().enumerate().filter(|(_, run)| run.load == "base") {
+    for (at, before) in runs.iter().enumerate().filter(|(_, counted)| counted.run.load == "base") {
         for after in runs.iter().skip(at + 1) {
-            let (then, now) = (counts(code, &whole(before), true), counts(code, &whole(after), true));
+            let (then, now) = (before.whole(), after.whole());
             let rows = processors::diff::compare(&then, &now);
             let line = |row: &model::finding::FunctionDiff| {
                 let through = row.through.as_deref().map(|at| format!(" {at}")).unwrap_or_default();
@@ -95,8 +97,8 @@ fn program(recording: &Recording, code: &Code) -> Vec<Real> {
             };
             let (changes, explained): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.cause.is_change());
             seen.push(Real {
-                before: before.load.clone(),
-                after: after.load.clone(),
+                before: before.run.load.clone(),
+                after: after.run.load.clone(),
                 samples: (then.samples, now.samples),
                 changes: changes.into_iter().map(line).collect(),
                 explained: explained.into_iter().map(line).collect(),
@@ -110,7 +112,7 @@ impl Report {
     /// What was promised and is not so.
     pub(crate) fn missed(&self) -> Vec<String> {
         let all = self.groups.values().copied().fold(False::default(), False::sum);
-        let found = self.curve.iter().find(|(windows, ..)| *windows == PROMISED_WINDOWS);
+        let found = self.curve.iter().find(|(samples, ..)| *samples == PROMISED);
         let found = found.map_or(0.0, |(_, recall, _)| recall.share());
         let checks = [
             (found >= RECALL_MIN, format!("recall {found:.3} at 120,000 samples")),
@@ -139,9 +141,8 @@ impl Report {
             "\ninjected regressions ({} functions of 1 to 10 %), and unchanged pairs:",
             self.eligible
         ));
-        for (windows, recall, seen) in &self.curve {
-            let samples = *windows as f64 * WINDOW_SAMPLES;
-            lines.push(format!("  {samples:7.0} samples: {}; {}", recalled(recall), alarmed(seen)));
+        for (samples, recall, seen) in &self.curve {
+            lines.push(format!("  {samples:7} samples: {}; {}", recalled(recall), alarmed(seen)));
         }
         lines.push("\nunchanged at 120,000 samples:".to_owned());
         lines.extend(self.groups.iter().map(|(group, seen)| format!("  {group:12} {}", alarmed(seen))));

@@ -6,8 +6,8 @@ use model::profile::FunctionCounts;
 
 use crate::change::{Growth, Move, floor, grow, shift};
 use crate::dice::Dice;
-use crate::recording::{Recording, Run};
-use crate::side::{Code, Drawn, counts, draw};
+use crate::recording::Recording;
+use crate::side::{Code, Counted, Drawn, counts, draw};
 
 /// Two profiles and the truth.
 #[derive(Clone, Debug)]
@@ -23,8 +23,8 @@ pub(crate) struct Pair {
 /// How large the sides are and whether the diff sees their windows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
-    /// Of ten seconds.
-    pub(crate) windows: usize,
+    /// On-CPU samples.
+    pub(crate) samples: u64,
     /// Otherwise each side is one piece.
     pub(crate) is_windowed: bool,
     /// Otherwise nobody counted requests.
@@ -35,19 +35,22 @@ pub(crate) struct Size {
 #[derive(Debug)]
 pub(crate) struct Set<'a> {
     recording: &'a Recording,
+    counted: &'a [Counted<'a>],
     code: Code,
+    /// Samples of a window of the steady runs.
+    mean: f64,
     /// Functions with 1 to 10 % of the steady runs, with their shares.
     eligible: Vec<(u32, f64)>,
 }
 
 impl<'a> Set<'a> {
     /// Looks for functions that can be changed.
-    pub(crate) fn of(recording: &'a Recording) -> Set<'a> {
-        let mut set = Set { recording, code: Code::of(recording), eligible: Vec::new() };
+    pub(crate) fn of(recording: &'a Recording, counted: &'a [Counted<'a>]) -> Set<'a> {
+        let mut set = Set { recording, counted, code: Code::of(recording), mean: 1.0, eligible: Vec::new() };
         let mut totals = vec![0_u64; recording.functions.len()];
         let mut all = 0;
         for (stack, count) in
-            set.runs("steady").iter().flat_map(|run| &run.windows).flat_map(|window| &window.stacks)
+            set.runs("steady").iter().flat_map(|counted| &counted.run.windows).flat_map(|window| &window.stacks)
         {
             let mut path = set.code.paths[*stack as usize].clone();
             path.sort_unstable();
@@ -57,6 +60,8 @@ impl<'a> Set<'a> {
         }
         // Go's runtime serves all others: a change in it is a change of Go, not of the program.
         let is_program = |name: &str| !name.starts_with("runtime") && !name.starts_with('[');
+        let windows: usize = set.runs("steady").iter().map(|counted| counted.run.windows.len()).sum();
+        set.mean = all as f64 / windows.max(1) as f64;
         set.eligible = (0..)
             .zip(totals)
             .map(|(function, total)| (function, total as f64 / all as f64))
@@ -72,12 +77,13 @@ impl<'a> Set<'a> {
     }
 
     /// Runs of etcd with this load.
-    pub(crate) fn runs(&self, load: &str) -> Vec<&'a Run> {
-        self.recording.runs.iter().filter(|run| run.subject == "etcd" && run.load == load).collect()
+    pub(crate) fn runs(&self, load: &str) -> Vec<&'a Counted<'a>> {
+        let is_meant = |counted: &&Counted<'_>| counted.run.subject == "etcd" && counted.run.load == load;
+        self.counted.iter().filter(is_meant).collect()
     }
 
-    fn pair(&self, group: &'static str, size: Size, code: &Code, sides: (&[Drawn], &[Drawn])) -> Pair {
-        let side = |windows: &[Drawn]| {
+    fn pair(&self, group: &'static str, size: Size, code: &Code, sides: (&[Drawn<'_>], &[Drawn<'_>])) -> Pair {
+        let side = |windows: &[Drawn<'_>]| {
             let mut counts = counts(code, windows, size.is_windowed);
             counts.requests = counts.requests.filter(|_| size.has_requests);
             counts
@@ -89,8 +95,8 @@ impl<'a> Set<'a> {
     pub(crate) fn grown(&self, number: usize, load: &'static str, size: Size) -> Pair {
         let mut dice = Dice::new(0x6772_6f77_0000 + number as u64);
         let steady = self.runs("steady");
-        let before = draw(&steady, size.windows, &mut dice);
-        let mut after = draw(&self.runs(load), size.windows, &mut dice);
+        let before = draw(&steady, (size.samples, self.mean), &mut dice);
+        let mut after = draw(&self.runs(load), (size.samples, self.mean), &mut dice);
         let (function, share) = self.eligible[number * 31 % self.eligible.len()];
         let growth = Growth::ALL[number % Growth::ALL.len()];
         let mut code = self.code.clone();
@@ -115,8 +121,8 @@ impl<'a> Set<'a> {
             _ => (steady.clone(), steady.clone()),
         };
         let (a, b) = if swap { (b, a) } else { (a, b) };
-        let before = draw(&a, size.windows, &mut dice);
-        let mut after = draw(&b, size.windows, &mut dice);
+        let before = draw(&a, (size.samples, self.mean), &mut dice);
+        let mut after = draw(&b, (size.samples, self.mean), &mut dice);
         let mut code = self.code.clone();
         if group == "moved" {
             let (function, _) = self.eligible[turn * 17 % self.eligible.len()];

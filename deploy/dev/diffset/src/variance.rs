@@ -2,8 +2,7 @@
 //!
 //! Owns the figures: variance over that of independent samples, and how neighbours hang together.
 
-use crate::recording::Run;
-use crate::side::{Code, counts, whole};
+use crate::side::Counted;
 
 /// Functions this large are looked at.
 const SHARE: f64 = 0.01;
@@ -21,8 +20,8 @@ pub(crate) struct Variance {
 }
 
 /// Looks at one run.
-pub(crate) fn of(code: &Code, run: &Run) -> Variance {
-    let profile = counts(code, &whole(run), true);
+pub(crate) fn of(counted: &Counted<'_>) -> Variance {
+    let (run, profile) = (counted.run, counted.whole());
     let totals: Vec<f64> =
         profile.windows.iter().map(|window| window.total as f64 / profile.period as f64).collect();
     let all: f64 = totals.iter().sum();
