@@ -7,7 +7,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # How long `make fuzz` stays with each target.
 SECONDS ?= 60
 
-.PHONY: help tools check test demo measure fuzz clean-tools
+.PHONY: help tools check test demo measure diffset fuzz clean-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +32,11 @@ measure: ## cost of the agent, etcd's fsync with and without it, a half hour tha
 	@$(SETUP) toolchain protoc etcd-demo
 	cargo build --release --locked -p agent -p measure
 	@ETCD_VERSION="$$(cat .tools/etcd/demo)" $(TARGET)/release/measure
+
+diffset: ## how well the profile diff tells regressions from noise, load, collections and moved code, on recorded etcd
+	@$(SETUP) toolchain protoc
+	cargo build --release --locked -p diffset
+	@$(TARGET)/release/diffset score
 
 fuzz: ## feed every parser with what a fuzzer makes up, SECONDS=60 each; TARGETS="engine pprof" chooses
 	@$(SETUP) toolchain protoc fuzz

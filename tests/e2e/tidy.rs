@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The dependency rule: everything points at `model`, and only `agent` sees everyone. What a package may use of ours.
-const LOCAL_DEPENDENCIES: [(&str, &[&str]); 9] = [
+const LOCAL_DEPENDENCIES: [(&str, &[&str]); 10] = [
     ("agent/model", &[]),
     ("agent/processors", &["model"]),
     ("collectors", &["model"]),
@@ -16,6 +16,7 @@ const LOCAL_DEPENDENCIES: [(&str, &[&str]); 9] = [
     ("agent", &["model", "processors", "collectors", "profile", "exporters"]),
     ("tests", &["model", "processors", "collectors", "profile", "exporters"]),
     ("deploy/dev/demo", &["model", "harness"]),
+    ("deploy/dev/diffset", &["model", "processors", "profile", "harness"]),
     ("deploy/dev/measure", &["model", "harness"]),
 ];
 

@@ -131,6 +131,8 @@ pub struct Options {
     pub logger: Logger,
     /// Put behind the harness's own flags, so that they win.
     pub args: Vec<String>,
+    /// Added to the environment: `GOGC` is no flag.
+    pub env: Vec<(String, String)>,
     /// Where data and logs go; a folder of its own in the temporary folder, removed at the end, where `None`.
     pub dir: Option<PathBuf>,
 }

@@ -304,8 +304,41 @@ pub struct ProfileDiff {
     pub before_samples: u64,
     /// Samples after.
     pub after_samples: u64,
-    /// Functions beyond sampling noise, largest change of share first, at most 50.
+    /// Windows before; 0 where the profile is one piece.
+    pub before_windows: u32,
+    /// Windows after.
+    pub after_windows: u32,
+    /// CPU seconds for each request before, where requests were counted: shares do not see a slow-down of everything.
+    pub before_per_request: Option<f64>,
+    /// CPU seconds for each request after.
+    pub after_per_request: Option<f64>,
+    /// Functions beyond noise, at most 50: first those that got dearer or cheaper, then those that only look like it, each
+    /// with the largest change of share first.
     pub functions: Vec<FunctionDiff>,
+}
+
+/// Why a function is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The function itself got dearer or cheaper, or is called more or less often.
+    Itself,
+    /// It passes on the change of what it calls.
+    Callee,
+    /// The same work is done elsewhere: renamed, inlined, called by another. No change of cost.
+    Moved,
+    /// The garbage collector works more or less.
+    GarbageCollection,
+    /// It costs between what it did and that times the change of load: only its share changed.
+    Load,
+}
+
+impl Cause {
+    /// Whether the row says that something got dearer or cheaper, and not only that it looks different.
+    #[must_use]
+    pub fn is_change(self) -> bool {
+        matches!(self, Cause::Itself | Cause::Callee)
+    }
 }
 
 /// One function's change.
@@ -331,6 +364,16 @@ pub struct FunctionDiff {
     pub own_after: f64,
     /// False-discovery-controlled q value.
     pub q: f64,
+    /// Why it is listed.
+    pub cause: Cause,
+    /// The function that the cause is about, where it is another one: the callee, where the work moved.
+    pub through: Option<String>,
+    /// It was back to what it was in the last windows.
+    pub went_away: bool,
+    /// CPU seconds for each request before, where requests were counted.
+    pub before_per_request: Option<f64>,
+    /// CPU seconds for each request after.
+    pub after_per_request: Option<f64>,
 }
 
 /// A capture that was asked for did not happen.

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Stamp;
 
+pub mod windows;
+
+use windows::Window;
+
 /// Functions kept in one [`FunctionCounts`]; the rest is summed in `other`.
 pub const FUNCTIONS_MAX: usize = 10_000;
 
@@ -109,6 +113,10 @@ pub struct FunctionCounts {
     pub edges: Vec<(u32, u32, u64)>,
     /// Self value of functions that did not fit.
     pub other: u64,
+    /// Requests answered meanwhile, where somebody counted.
+    pub requests: Option<u64>,
+    /// The same by window, oldest first, at most [`windows::WINDOWS_MAX`]; empty where the profile is one piece.
+    pub windows: Vec<Window>,
 }
 
 /// One function.

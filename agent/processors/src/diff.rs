@@ -3,12 +3,19 @@
 //! Owns the comparison by function and which capture belongs to which finding. Refuses to judge a cause: a diff explains,
 //! it does not vote. Pure: the same two profiles give the same rows, in the same order.
 
+mod bulk;
+mod calls;
+mod causes;
+mod lasting;
+mod load;
+mod pair;
+mod spread;
 mod stats;
 mod wrappers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::finding::{CaptureFailed, Conclusion, FunctionDiff, ProfileDiff};
+use model::finding::{CaptureFailed, Cause, Conclusion, FunctionDiff, ProfileDiff};
 use model::profile::{
     Baseline, CaptureOutcome, CaptureResult, FunctionCount, FunctionCounts, ProfileKind, ProfileSet,
 };
@@ -17,16 +24,23 @@ use model::request::{Ask, Request};
 use model::time::SECOND_NS;
 use serde::{Deserialize, Serialize};
 
+use pair::{Both, Pair};
+
 /// Rows of one diff: a person reads ten, a page shows fifty.
 pub const ROWS_MAX: usize = 50;
-/// Smallest change of share that is told, whatever its significance: half a percentage point.
+/// Smallest change of share that matters, whatever its significance: half a percentage point.
 pub const SHARE_FLOOR: f64 = 0.005;
-/// Smallest change relative to the share before: 10 %.
+/// Smallest change relative to the smaller of both shares: 10 %.
 pub const RELATIVE_FLOOR: f64 = 0.1;
+/// A change that may be as large as the floor is told when it is seen to be at least this part of it: noise makes half of
+/// those that are exactly as large as the floor look smaller.
+const SEEN_OF_FLOOR: f64 = 0.5;
 /// Expected share of false rows among those listed (Benjamini and Hochberg, 1995).
 pub const FALSE_DISCOVERY_RATE: f64 = 0.05;
 /// Requests on their way; each ends in one record, so more than this means that somebody lost some.
 const ASKED_MAX: usize = 1_024;
+/// Rows whose cause is looked for: ten times what is told.
+const EXPLAINED_MAX: usize = 500;
 /// Functions named in the detail of a capture without a baseline.
 const TOP_WITHOUT_BASELINE: usize = 5;
 
@@ -105,6 +119,10 @@ fn diffs(
                 after_total: absolute(now, now.total),
                 before_samples: then.samples,
                 after_samples: now.samples,
+                before_windows: u32::try_from(then.windows.len()).unwrap_or(u32::MAX),
+                after_windows: u32::try_from(now.windows.len()).unwrap_or(u32::MAX),
+                before_per_request: per_request(then, then.total),
+                after_per_request: per_request(now, now.total),
                 functions: compare(then, now),
             })
         })
@@ -131,6 +149,12 @@ fn absolute(counts: &FunctionCounts, value: u64) -> f64 {
     }
 }
 
+/// CPU seconds for each request, where requests were counted.
+fn per_request(counts: &FunctionCounts, value: u64) -> Option<f64> {
+    let requests = counts.requests.filter(|requests| *requests > 0 && counts.kind == ProfileKind::Cpu)?;
+    Some(ratio(value, requests) / ratio(SECOND_NS, 1))
+}
+
 /// The heaviest functions, for a reader who gets no comparison.
 fn top(set: &ProfileSet) -> String {
     let Some(counts) = set.counts.first() else { return "the capture is empty".to_owned() };
@@ -144,49 +168,45 @@ fn top(set: &ProfileSet) -> String {
     format!("now: {}", rows.join(", "))
 }
 
-/// Functions whose inclusive share of the total changed beyond sampling noise, largest change first.
+/// Functions whose inclusive share of the total changed beyond noise.
 ///
-/// A row must pass three gates: the change is at least the larger of [`SHARE_FLOOR`] and [`RELATIVE_FLOOR`] of the share
-/// before; a two-proportion test with continuity correction survives Benjamini-Hochberg control at
-/// [`FALSE_DISCOVERY_RATE`]; and the family tested holds only functions whose mean share could pass the floor at all, a
-/// filter that does not look at the difference. The n of a share is [`FunctionCounts::samples`]: the samples of a CPU
-/// profile, the goroutines, the effective number of sampled objects of a heap (never its bytes).
+/// A row must pass three gates. The change may be as large as the floor, the larger of [`SHARE_FLOOR`] and
+/// [`RELATIVE_FLOOR`] of the smaller share: its 95 % interval reaches it, and half of it was seen. A two-proportion test
+/// with continuity correction survives Benjamini-Hochberg control at [`FALSE_DISCOVERY_RATE`]. And the family tested holds
+/// only functions whose mean share could pass the floor at all, a filter that does not look at the difference.
 ///
-/// Where there are more than [`ROWS_MAX`] rows, callers that only pass on the change of one callee go first.
+/// The n of a share is [`FunctionCounts::samples`] (the samples of a CPU profile, the goroutines, the effective number of
+/// sampled objects of a heap, never its bytes) over the design effect that the windows show: samples of one window have
+/// much in common. A profile in one piece takes the effect of the other side; two pieces are taken to be independent
+/// samples, for want of better.
 ///
-/// Shares say nothing about a uniform slow-down: the totals of [`ProfileDiff`] do.
+/// Each row says why it is there ([`Cause`]); real changes come first, each kind by size. Where there are more than
+/// [`ROWS_MAX`] rows, callers that only pass on the change of one callee go first.
+///
+/// Swapping both sides swaps the signs and nothing else. Shares say nothing about a uniform slow-down: the totals and the
+/// CPU time for each request of [`ProfileDiff`] do.
 #[must_use]
 pub fn compare(before: &FunctionCounts, after: &FunctionCounts) -> Vec<FunctionDiff> {
-    let comparable = before.kind == after.kind
-        && [before.total, before.samples, after.total, after.samples].iter().all(|n| *n > 0);
-    if !comparable {
-        return Vec::new();
-    }
-    let candidates = candidates(before, after);
+    let Some(pair) = Pair::of(before, after) else { return Vec::new() };
+    let candidates = pair.candidates();
     let p_values: Vec<f64> = candidates
         .iter()
-        .map(|(then, now)| {
-            let (then, now) = (share(then.total, before), share(now.total, after));
-            stats::two_proportions(then, before.samples, now, after.samples)
+        .map(|both| {
+            let (then, now) = pair.observed(both);
+            stats::two_proportions(then, now)
         })
         .collect();
     let mut rows: Vec<FunctionDiff> = candidates
         .iter()
         .zip(stats::q_values(&p_values))
-        .map(|((then, now), q)| row((before, *then), (after, *now), q))
-        .filter(|row| {
-            let change = (row.after - row.before).abs();
-            row.q <= FALSE_DISCOVERY_RATE && change >= SHARE_FLOOR.max(RELATIVE_FLOOR * row.before)
-        })
+        .filter(|(_, q)| *q <= FALSE_DISCOVERY_RATE)
+        .map(|(both, q)| row(&pair, both, q))
+        .filter(matters)
         .collect();
-    rows.sort_by(|a, b| {
-        // Rounded, so that the last bit of a subtraction does not order rows; of two equal changes, what grew is first.
-        let change = |row: &FunctionDiff| ((row.after - row.before) * 1e9).round();
-        change(b)
-            .abs()
-            .total_cmp(&change(a).abs())
-            .then_with(|| change(b).total_cmp(&change(a)).then_with(|| a.name.cmp(&b.name)))
-    });
+    rows.sort_by(by_size);
+    rows.truncate(EXPLAINED_MAX);
+    causes::explain(&mut rows, &pair);
+    rows.sort_by(|a, b| b.cause.is_change().cmp(&a.cause.is_change()).then_with(|| by_size(a, b)));
     if rows.len() > ROWS_MAX {
         let dropped: BTreeSet<String> =
             wrappers::passing_on(&rows, before, after).into_iter().map(str::to_owned).collect();
@@ -196,50 +216,44 @@ pub fn compare(before: &FunctionCounts, after: &FunctionCounts) -> Vec<FunctionD
     rows
 }
 
-/// One function on one side; absent means zero.
-#[derive(Clone, Copy)]
-struct Side<'a> {
-    name: &'a str,
-    own: u64,
-    total: u64,
+/// Whether a change may be as large as the floor.
+fn matters(row: &FunctionDiff) -> bool {
+    let (smaller, change) = (row.before.min(row.after), row.after - row.before);
+    let floor = SHARE_FLOOR.max(RELATIVE_FLOOR * smaller);
+    let farthest = if change > 0.0 { row.high } else { -row.low };
+    farthest >= floor && change.abs() >= SEEN_OF_FLOOR * floor
 }
 
-/// Functions of either side whose mean share reaches half the floor, by name.
-fn candidates<'a>(before: &'a FunctionCounts, after: &'a FunctionCounts) -> Vec<(Side<'a>, Side<'a>)> {
-    let by_name = |counts: &'a FunctionCounts| -> BTreeMap<&'a str, &'a FunctionCount> {
-        counts.functions.iter().map(|function| (function.name.as_str(), function)).collect()
-    };
-    let (then, now) = (by_name(before), by_name(after));
-    let names: BTreeSet<&str> = then.keys().chain(now.keys()).copied().collect();
-    let side = |side: &BTreeMap<&'a str, &'a FunctionCount>, name: &'a str| {
-        let function = side.get(name);
-        Side { name, own: function.map_or(0, |f| f.own), total: function.map_or(0, |f| f.total) }
-    };
-    names
-        .into_iter()
-        .map(|name| (side(&then, name), side(&now, name)))
-        .filter(|(then, now)| share(then.total, before) + share(now.total, after) >= SHARE_FLOOR)
-        .collect()
+/// The largest change first.
+fn by_size(a: &FunctionDiff, b: &FunctionDiff) -> std::cmp::Ordering {
+    // Rounded, so that the last bit of a subtraction does not order rows; of two equal changes, what grew is first.
+    let change = |row: &FunctionDiff| ((row.after - row.before) * 1e9).round();
+    change(b)
+        .abs()
+        .total_cmp(&change(a).abs())
+        .then_with(|| change(b).total_cmp(&change(a)).then_with(|| a.name.cmp(&b.name)))
 }
 
-fn row(
-    (before, then): (&FunctionCounts, Side<'_>),
-    (after, now): (&FunctionCounts, Side<'_>),
-    q: f64,
-) -> FunctionDiff {
-    let (old, new) = (share(then.total, before), share(now.total, after));
-    let (low, high) = stats::difference_interval(old, before.samples, new, after.samples);
+fn row(pair: &Pair<'_>, both: &Both<'_>, q: f64) -> FunctionDiff {
+    let (then, now) = pair.observed(both);
+    let (low, high) = stats::difference_interval(then, now);
+    let (before, after) = (pair.before, pair.after);
     FunctionDiff {
-        name: now.name.to_owned(),
-        before: old,
-        after: new,
+        name: both.name.to_owned(),
+        before: then.share,
+        after: now.share,
         low,
         high,
-        before_abs: absolute(before, then.total),
-        after_abs: absolute(after, now.total),
-        own_before: share(then.own, before),
-        own_after: share(now.own, after),
+        before_abs: absolute(before, both.then.total),
+        after_abs: absolute(after, both.now.total),
+        own_before: share(both.then.own, before),
+        own_after: share(both.now.own, after),
         q,
+        cause: Cause::Itself,
+        through: None,
+        went_away: lasting::went_away(pair, both),
+        before_per_request: per_request(before, both.then.total),
+        after_per_request: per_request(after, both.now.total),
     }
 }
 
@@ -252,5 +266,9 @@ fn ratio(value: u64, of: u64) -> f64 {
     value as f64 / of as f64
 }
 
+#[cfg(test)]
+mod causes_tests;
+#[cfg(test)]
+mod scoring;
 #[cfg(test)]
 mod tests;

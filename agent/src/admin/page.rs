@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use model::board::{Board, BoardMember};
-use model::finding::{Conclusion, Finding, Lane};
+use model::finding::{Cause, Conclusion, Finding, FunctionDiff, Lane};
 use model::time::SECOND_NS;
 use model::verdict::Decision;
 
@@ -182,7 +182,10 @@ fn describe(conclusion: &Conclusion) -> String {
             let top = diff.functions.iter().take(3);
             let share = |of: f64| of * 100.0;
             let top: Vec<String> = top
-                .map(|one| format!("{} {:.1} → {:.1} %", one.name, share(one.before), share(one.after)))
+                .map(|one| {
+                    let (before, after) = (share(one.before), share(one.after));
+                    format!("{} {before:.1} → {after:.1} %{}", one.name, remark(one))
+                })
                 .collect();
             format!("{:?} of {}: {}", diff.kind, diff.target, top.join(", "))
         }
@@ -199,6 +202,17 @@ fn describe(conclusion: &Conclusion) -> String {
         },
         Conclusion::CallTree(tree) => format!("{} spans", tree.spans.len()),
         Conclusion::Edge(edge) => format!("{} → {} {}", edge.caller, edge.callee, edge.operation),
+    }
+}
+
+/// What keeps a row from being taken for a regression.
+fn remark(row: &FunctionDiff) -> &'static str {
+    match row.cause {
+        Cause::Moved => " (moved)",
+        Cause::GarbageCollection => " (garbage collection)",
+        Cause::Load => " (load)",
+        Cause::Itself | Cause::Callee if row.went_away => " (gone again)",
+        Cause::Itself | Cause::Callee => "",
     }
 }
 

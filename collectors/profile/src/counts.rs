@@ -239,6 +239,8 @@ impl Tally {
             functions,
             edges: edges(self.edges, &kept),
             other,
+            requests: None,
+            windows: Vec::new(),
         }
     }
 }

@@ -278,6 +278,10 @@ fn diff(target: &str) -> Arc<Finding> {
         after_total: 2.0,
         before_samples: 100,
         after_samples: 200,
+        before_windows: 0,
+        after_windows: 0,
+        before_per_request: None,
+        after_per_request: None,
         functions: Vec::new(),
     };
     let conclusion = Conclusion::ProfileDiff(diff);

@@ -17,6 +17,7 @@ use model::probe::{Probe, ProbeKind, ProbeOutcome};
 use model::profile::{
     Baseline, CaptureOutcome, CaptureResult, FunctionCount, FunctionCounts, ProfileKind, ProfileSet,
 };
+use model::profile::windows::{Window, WindowCount};
 use model::record::{Fact, Record, Tick};
 use model::scrape::{Scrape, ScrapeOutcome};
 use model::time::{SECOND_NS, Stamp};
@@ -326,6 +327,16 @@ fn profiles(seed: &mut Seed<'_>, now: Stamp) -> Arc<ProfileSet> {
         }),
         edges: seed.some(8, |seed| (u32::from(seed.byte()), u32::from(seed.byte()), seed.number())),
         other: seed.number(),
+        requests: seed.maybe(Seed::number),
+        windows: seed.some(5, |seed| Window {
+            duration_ns: seed.number(),
+            total: seed.number(),
+            functions: seed.some(4, |seed| WindowCount {
+                function: u32::from(seed.byte() % 9),
+                own: seed.number(),
+                total: seed.number(),
+            }),
+        }),
     });
     Arc::new(ProfileSet { at: now, engine: seed.text(), counts, stacks: Arc::default() })
 }

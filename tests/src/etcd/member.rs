@@ -318,7 +318,7 @@ impl Member {
                 .arg(format!("--cert-file={}", certs.server_cert.display()))
                 .arg(format!("--key-file={}", certs.server_key.display()));
         }
-        command.args(&self.options.args);
+        command.args(&self.options.args).envs(self.options.env.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }
 }

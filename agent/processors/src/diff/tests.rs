@@ -36,6 +36,8 @@ fn cpu(samples: u64, rows: &[(&str, u64)]) -> FunctionCounts {
         functions,
         edges: Vec::new(),
         other: 0,
+        requests: None,
+        windows: Vec::new(),
     }
 }
 
@@ -150,6 +152,8 @@ fn a_heap_is_judged_by_its_samples_not_its_bytes() {
         functions: vec![FunctionCount { name: "grow".to_owned(), own: grown, total: grown, samples: 1 }],
         edges: Vec::new(),
         other: 0,
+        requests: None,
+        windows: Vec::new(),
     };
     // Gigabytes, but eight observations: 12 % to 50 % is noise.
     assert_eq!(compare(&heap(8, 8 << 30, 1 << 30), &heap(8, 8 << 30, 4 << 30)), []);

@@ -1,0 +1,52 @@
+//! What a change of load explains: more requests make everything dearer, and what has a fixed cost loses share.
+//!
+//! Owns that judgement. A function's cost may stay as it was or follow the load, or anything in between; what goes beyond
+//! both has another reason. Refuses to guess where the length of a profile is not known.
+
+use model::profile::{FunctionCounts, ProfileKind};
+
+use super::pair::Pair;
+use super::ratio;
+
+/// So far beyond what the load explains a cost must be: a quarter of the smallest change that is told.
+const MARGIN: f64 = 0.025;
+
+/// The range of after / before that the load explains.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    low: f64,
+    high: f64,
+}
+
+impl Load {
+    /// From the requests a second where they were counted on both sides; else from what happened to a typical function.
+    pub(super) fn between(pair: &Pair<'_>) -> Option<Load> {
+        let (before, after) = (pair.before, pair.after);
+        let has_length = matches!(before.kind, ProfileKind::Cpu | ProfileKind::OffCpu);
+        if !has_length {
+            // A heap is as large as it is, whatever is asked.
+            return Some(Load { low: 1.0, high: 1.0 });
+        }
+        if before.duration_ns == 0 || after.duration_ns == 0 {
+            return None;
+        }
+        let asked = rate(before).zip(rate(after)).map(|(then, now)| now / then);
+        let factor = asked.unwrap_or_else(|| {
+            pair.typical_ratio(|value| super::absolute(before, value), |value| super::absolute(after, value))
+        });
+        Some(Load { low: factor.min(1.0), high: factor.max(1.0) })
+    }
+
+    /// Whether a cost that went from one value to another may be the load's doing, for a share that rose or fell.
+    pub(super) fn explains(self, before: f64, after: f64, is_risen: bool) -> bool {
+        if is_risen {
+            after <= before * self.high * (1.0 + MARGIN)
+        } else {
+            after * (1.0 + MARGIN) >= before * self.low
+        }
+    }
+}
+
+fn rate(counts: &FunctionCounts) -> Option<f64> {
+    counts.requests.filter(|requests| *requests > 0).map(|requests| ratio(requests, counts.duration_ns))
+}

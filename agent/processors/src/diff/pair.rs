@@ -1,0 +1,197 @@
+//! Two profiles side by side, by name: shares, how sure they are, and what calls what.
+//!
+//! Owns the lookup and what is known of the variance of a share. An absent function has the share 0.
+
+use std::collections::BTreeMap;
+
+use model::profile::FunctionCounts;
+
+use super::bulk;
+use super::spread::Spread;
+use super::stats::Observed;
+use super::{SHARE_FLOOR, ratio, share};
+
+/// A reference for scale needs so much of the CPU time on both sides, else its ratio is noise.
+const REFERENCE_SHARE: f64 = 0.001;
+
+/// One function on one side; absent means zero.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Side {
+    at: Option<u32>,
+    pub(super) own: u64,
+    pub(super) total: u64,
+}
+
+/// One function on both sides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Both<'a> {
+    pub(super) name: &'a str,
+    pub(super) then: Side,
+    pub(super) now: Side,
+}
+
+impl Both<'_> {
+    /// Index on the side after.
+    pub(super) fn now_at(&self) -> Option<u32> {
+        self.now.at
+    }
+}
+
+/// Shares before and after, in units in which a typical function did not change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shift {
+    pub(super) before: f64,
+    pub(super) after: f64,
+}
+
+impl Shift {
+    /// What was added.
+    pub(super) fn change(self) -> f64 {
+        self.after - self.before
+    }
+}
+
+/// Two profiles of one kind.
+#[derive(Debug)]
+pub(super) struct Pair<'a> {
+    pub(super) before: &'a FunctionCounts,
+    pub(super) after: &'a FunctionCounts,
+    spreads: (Spread, Spread),
+    functions: BTreeMap<&'a str, (Side, Side)>,
+    /// How far the two runs lie apart.
+    apart: f64,
+    /// A typical function's share after over its share before.
+    scale: f64,
+}
+
+impl<'a> Pair<'a> {
+    /// `None` where there is nothing to compare.
+    pub(super) fn of(before: &'a FunctionCounts, after: &'a FunctionCounts) -> Option<Pair<'a>> {
+        let comparable = before.kind == after.kind
+            && [before.total, before.samples, after.total, after.samples].iter().all(|n| *n > 0);
+        if !comparable {
+            return None;
+        }
+        let mut pair = Pair {
+            before,
+            after,
+            spreads: (Spread::of(before), Spread::of(after)),
+            functions: BTreeMap::new(),
+            apart: 0.0,
+            scale: 1.0,
+        };
+        pair.read(before, |(then, _)| then);
+        pair.read(after, |(_, now)| now);
+        pair.scale = pair.typical_ratio(|value| share(value, before), |value| share(value, after));
+        pair.apart = bulk::variance(pair.candidates().iter().map(|both| pair.observed(both)));
+        Some(pair)
+    }
+
+    fn read(&mut self, counts: &'a FunctionCounts, side: impl Fn(&mut (Side, Side)) -> &mut Side) {
+        for (function, at) in counts.functions.iter().zip(0..) {
+            let both = self.functions.entry(&function.name).or_default();
+            *side(both) = Side { at: Some(at), own: function.own, total: function.total };
+        }
+    }
+
+    /// The median over own time of after / before: what a change of load does to everything.
+    pub(super) fn typical_ratio(&self, before: impl Fn(u64) -> f64, after: impl Fn(u64) -> f64) -> f64 {
+        let reference = |(then, now): &&(Side, Side)| {
+            share(then.own, self.before).min(share(now.own, self.after)) >= REFERENCE_SHARE
+        };
+        let mut ratios: Vec<(f64, f64)> = self
+            .functions
+            .values()
+            .filter(reference)
+            .map(|(then, now)| {
+                let weight = share(then.own, self.before) + share(now.own, self.after);
+                (after(now.own) / before(then.own), weight)
+            })
+            .filter(|(ratio, _)| ratio.is_finite())
+            .collect();
+        ratios.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let half: f64 = ratios.iter().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+        // From both ends, so that swapping both sides gives the inverse.
+        match (middle(ratios.iter(), half), middle(ratios.iter().rev(), half)) {
+            (Some(low), Some(high)) if low > 0.0 && high > 0.0 => (low * high).sqrt(),
+            _ => 1.0,
+        }
+    }
+
+    /// Functions whose mean share reaches half the floor, by name: a filter that does not look at the difference.
+    pub(super) fn candidates(&self) -> Vec<Both<'a>> {
+        self.functions
+            .iter()
+            .map(|(name, (then, now))| Both { name, then: *then, now: *now })
+            .filter(|both| {
+                share(both.then.total, self.before) + share(both.now.total, self.after) >= SHARE_FLOOR
+            })
+            .collect()
+    }
+
+    /// The inclusive shares with what the windows say of their variance.
+    pub(super) fn observed(&self, both: &Both<'_>) -> (Observed, Observed) {
+        let (then, now) = (&self.spreads.0, &self.spreads.1);
+        let one = |value: u64, counts: &FunctionCounts, effect: super::spread::Effect| Observed {
+            share: share(value, counts),
+            n: (ratio(counts.samples, 1) / effect.factor).max(1.0),
+            freedom: effect.freedom,
+        };
+        let sides = (
+            one(both.then.total, self.before, then.effect(both.then.at, (now, both.now.at))),
+            one(both.now.total, self.after, now.effect(both.now.at, (then, both.then.at))),
+        );
+        let middle = (sides.0.share + sides.1.share) / 2.0;
+        (bulk::widened(sides.0, middle, self.apart), bulk::widened(sides.1, middle, self.apart))
+    }
+
+    /// Inclusive share.
+    pub(super) fn total(&self, name: &str) -> Shift {
+        let (then, now) = self.functions.get(name).copied().unwrap_or_default();
+        self.shift(then.total, now.total)
+    }
+
+    /// Own share.
+    pub(super) fn own(&self, name: &str) -> Shift {
+        let (then, now) = self.functions.get(name).copied().unwrap_or_default();
+        self.shift(then.own, now.own)
+    }
+
+    /// The name as the profiles hold it.
+    pub(super) fn name(&self, name: &str) -> Option<&'a str> {
+        self.functions.get_key_value(name).map(|(name, _)| *name)
+    }
+
+    /// All names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.functions.keys().copied()
+    }
+
+    /// The standard deviation that noise gives the change of a share of this size.
+    pub(super) fn noise(&self, size: f64) -> f64 {
+        let side = |spread: &Spread, other: &Spread, counts: &FunctionCounts| {
+            spread.effect(None, (other, None)).factor / ratio(counts.samples, 1)
+        };
+        let (then, now) = (&self.spreads.0, &self.spreads.1);
+        let n = side(then, now, self.before) + side(now, then, self.after);
+        let odds = size * (1.0 - size).max(0.0);
+        (odds * n + odds * odds * self.apart).sqrt()
+    }
+
+    /// Two values as shares.
+    pub(super) fn shift(&self, then: u64, now: u64) -> Shift {
+        // Half of the scale on each side, so that swapping both sides turns signs and nothing else.
+        let half = self.scale.sqrt();
+        Shift { before: share(then, self.before) * half, after: share(now, self.after) / half }
+    }
+}
+
+/// The value at which half of the weight is passed.
+fn middle<'r>(mut ratios: impl Iterator<Item = &'r (f64, f64)>, half: f64) -> Option<f64> {
+    let mut passed = 0.0;
+    let found = ratios.find(|(_, weight)| {
+        passed += weight;
+        passed >= half
+    });
+    found.map(|(ratio, _)| *ratio)
+}
