@@ -207,7 +207,7 @@ mod tests {
             assert_eq!((rule.glob.as_str(), rule.sense, rule.limit), (glob, sense, limit), "{text}");
         };
         check("mvcc.*>+5%", "mvcc.*", Sense::Grew, Limit::Relative(0.05));
-        check("f < -2.5pp", "f <", Sense::Shrank, Limit::Share(0.025));
+        check("f <- 2.5pp", "f", Sense::Shrank, Limit::Share(0.025));
         check("<T as X>::f<-10%", "<T as X>::f", Sense::Shrank, Limit::Relative(0.1));
         check("a->b>+1pp", "a->b", Sense::Grew, Limit::Share(0.01));
         for wrong in ["", "f", "f>5%", "f>+5", "f>-5%", "f>+x%", ">+5%", "f>+-5%", "f>+nan%", "f>+inf%"] {
