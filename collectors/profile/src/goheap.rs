@@ -27,7 +27,7 @@ use std::{
 };
 
 use model::{
-    profile::{Mapping, ProfileKind, StackSample, Stacks},
+    profile::{Losses, Mapping, ProfileKind, StackSample, Stacks},
     time::Stamp,
 };
 
@@ -300,8 +300,8 @@ impl Process {
             cycle: places.cycle.wrapping_add(bias),
             code: code.start.wrapping_add(bias)..code.end.wrapping_add(bias),
         };
-        let build_id = build_id(&mut symbols, &elf)?;
-        let mapping = mapping(&elf, bias, path.to_string_lossy().into_owned(), build_id);
+        let ids = build_ids(&mut symbols, &elf)?;
+        let mapping = mapping(&elf, bias, path.to_string_lossy().into_owned(), ids);
         Ok(Process {
             id: (pid, started.unwrap_or_default().to_owned()),
             memory: Memory::new(memory),
@@ -387,7 +387,8 @@ impl Reading {
             let before = earlier.map_or(0, |earlier| earlier.allocs);
             more.insert(bucket.address, bucket.allocs.checked_sub(before).ok_or(HeapError::OtherProcess)?);
         }
-        let mut stacks = self.scaled(ProfileKind::Alloc, |bucket| more.get(&bucket.address).copied().unwrap_or(0));
+        let mut stacks =
+            self.scaled(ProfileKind::Alloc, |bucket| more.get(&bucket.address).copied().unwrap_or(0));
         stacks.at = earlier.at;
         stacks.duration_ns = self.at.since_ns(earlier.at);
         Ok(stacks)
@@ -411,6 +412,7 @@ impl Reading {
             frames: self.names.frames.clone(),
             owners: Vec::new(),
             samples,
+            losses: Losses::default(),
             pprof: Vec::new(),
         }
     }
@@ -449,19 +451,19 @@ fn entry(auxiliary: &[u8]) -> Option<u64> {
     pairs.find(|(kind, _)| *kind == AUXILIARY_ENTRY).map(|(_, entry)| entry)
 }
 
-/// Of the linker, or of Go.
-fn build_id<R: ReadAt>(symbols: &mut GoSymbols<R>, elf: &Elf) -> Result<String, HeapError> {
+/// Of the linker, of Go; each empty where there is none.
+fn build_ids<R: ReadAt>(symbols: &mut GoSymbols<R>, elf: &Elf) -> Result<[String; 2], HeapError> {
     let failed = |error: ReadError| HeapError::Go(error.into());
-    if let Some(id) = identity::build_id(symbols.file(), elf).map_err(failed)? {
-        return Ok(identity::hex(id.iter()));
-    }
-    Ok(identity::go_build_id(symbols.file(), elf).map_err(failed)?.unwrap_or_default())
+    let linker = identity::build_id(symbols.file(), elf).map_err(failed)?;
+    let linker = linker.map_or_else(String::new, |id| identity::hex(id.iter()));
+    Ok([linker, identity::go_build_id(symbols.file(), elf).map_err(failed)?.unwrap_or_default()])
 }
 
 /// Where the code of the program is.
-fn mapping(elf: &Elf, bias: u64, path: String, build_id: String) -> Mapping {
+fn mapping(elf: &Elf, bias: u64, path: String, [build_id, go_build_id]: [String; 2]) -> Mapping {
     let code = elf.segments.iter().find(|segment| segment.is_executable()).map(|segment| segment.span);
     let code = code.unwrap_or_default();
     let start = code.address.wrapping_add(bias);
-    Mapping { path, build_id, start, end: start.wrapping_add(code.length), offset: code.offset }
+    let end = start.wrapping_add(code.length);
+    Mapping { path, build_id, go_build_id, start, end, offset: code.offset, ..Mapping::default() }
 }

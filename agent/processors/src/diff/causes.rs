@@ -128,12 +128,14 @@ fn counterpart<'a>(calls: &Calls<'_, 'a>, at: &'a str) -> Option<&'a str> {
 
 /// A callee of the same caller that changed by the opposite.
 fn sibling<'a>(calls: &Calls<'_, 'a>, (caller, at): (&'a str, &'a str), given: f64) -> Option<&'a str> {
-    calls.callees(caller)
+    calls
+        .callees(caller)
         .filter(|(other, _)| *other != at)
         .map(|(other, shift)| (other, shift, (shift.change() + given).abs()))
         .filter(|(_, shift, left)| {
             let size = (shift.before + shift.after) / 2.0;
-            *left <= CANCELLED * given.abs() && shift.change().abs() >= COUNTERPART_NOISE * calls.pair.noise(size)
+            *left <= CANCELLED * given.abs()
+                && shift.change().abs() >= COUNTERPART_NOISE * calls.pair.noise(size)
         })
         .min_by(|a, b| a.2.total_cmp(&b.2).then(a.0.cmp(b.0)))
         .map(|(other, _, _)| other)

@@ -160,7 +160,10 @@ fn the_smallest_regressions_are_found_in_ten_minutes() {
     let names: Vec<&String> = names.iter().filter(|name| share(&program(), name) >= 0.01).collect();
     let mut missed = Vec::new();
     for name in names.iter().cycle().take(60) {
-        let (before, after) = (profile(&program(), (WINDOWS, 1.0), &mut dice), profile(&grown(name), (WINDOWS, 1.0), &mut dice));
+        let (before, after) = (
+            profile(&program(), (WINDOWS, 1.0), &mut dice),
+            profile(&grown(name), (WINDOWS, 1.0), &mut dice),
+        );
         let rows = compare(&before, &after);
         let row = rows.iter().find(|row| row.name == **name);
         if !row.is_some_and(|row| row.cause == Cause::Itself && row.after > row.before) {
@@ -176,7 +179,8 @@ fn what_did_not_change_does_not_alarm() {
     let (mut alarmed, mut rows, mut compared) = (0, 0, 0);
     for pair in 0..100 {
         let load = [1.0, 0.5, 2.0][pair % 3];
-        let (before, after) = (profile(&program(), (WINDOWS, 1.0), &mut dice), profile(&program(), (WINDOWS, load), &mut dice));
+        let (before, after) =
+            (profile(&program(), (WINDOWS, 1.0), &mut dice), profile(&program(), (WINDOWS, load), &mut dice));
         let seen = compare(&before, &after);
         alarmed += usize::from(!alarms(&seen).is_empty());
         rows += alarms(&seen).len();

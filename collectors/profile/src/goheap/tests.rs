@@ -1,7 +1,7 @@
 use std::{cell::Cell, collections::BTreeMap, sync::mpsc};
 
 use super::{
-    buckets::{read, Plan, Snapshot},
+    buckets::{Plan, Snapshot, read},
     *,
 };
 
@@ -274,7 +274,8 @@ fn a_page_that_never_comes_is_not_waited_for() {
 
 #[test]
 fn the_kernel_says_where_the_program_begins() {
-    let auxiliary: Vec<u8> = [6_u64, 4_096, 9, 0x40_1000, 0, 0].into_iter().flat_map(u64::to_le_bytes).collect();
+    let auxiliary: Vec<u8> =
+        [6_u64, 4_096, 9, 0x40_1000, 0, 0].into_iter().flat_map(u64::to_le_bytes).collect();
     assert_eq!(entry(&auxiliary), Some(0x40_1000));
     assert_eq!(entry(&auxiliary[..31]), None);
 }

@@ -61,8 +61,7 @@ pub(crate) fn report(recording: &Recording, every: usize) -> Report {
     let mut curve = Vec::new();
     for samples in CURVE {
         let found = recall(&set, injected, "steady", size(samples));
-        let seen =
-            alarms(&set, if samples == PROMISED { unchanged } else { unchanged / 4 }, size(samples));
+        let seen = alarms(&set, if samples == PROMISED { unchanged } else { unchanged / 4 }, size(samples));
         curve.push((samples, found, seen.values().copied().fold(False::default(), False::sum)));
         if samples == PROMISED {
             groups = seen;

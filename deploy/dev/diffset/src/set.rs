@@ -49,8 +49,11 @@ impl<'a> Set<'a> {
         let mut set = Set { recording, counted, code: Code::of(recording), mean: 1.0, eligible: Vec::new() };
         let mut totals = vec![0_u64; recording.functions.len()];
         let mut all = 0;
-        for (stack, count) in
-            set.runs("steady").iter().flat_map(|counted| &counted.run.windows).flat_map(|window| &window.stacks)
+        for (stack, count) in set
+            .runs("steady")
+            .iter()
+            .flat_map(|counted| &counted.run.windows)
+            .flat_map(|window| &window.stacks)
         {
             let mut path = set.code.paths[*stack as usize].clone();
             path.sort_unstable();
@@ -82,7 +85,13 @@ impl<'a> Set<'a> {
         self.counted.iter().filter(is_meant).collect()
     }
 
-    fn pair(&self, group: &'static str, size: Size, code: &Code, sides: (&[Drawn<'_>], &[Drawn<'_>])) -> Pair {
+    fn pair(
+        &self,
+        group: &'static str,
+        size: Size,
+        code: &Code,
+        sides: (&[Drawn<'_>], &[Drawn<'_>]),
+    ) -> Pair {
         let side = |windows: &[Drawn<'_>]| {
             let mut counts = counts(code, windows, size.is_windowed);
             counts.requests = counts.requests.filter(|_| size.has_requests);

@@ -63,7 +63,8 @@ pub(crate) struct Counted<'a> {
 impl<'a> Counted<'a> {
     /// Counts once what is drawn often.
     pub(crate) fn of(code: &Code, run: &'a Run) -> Counted<'a> {
-        let windows = run.windows.iter().map(|window| window_counts(code, run, window, &window.stacks)).collect();
+        let windows =
+            run.windows.iter().map(|window| window_counts(code, run, window, &window.stacks)).collect();
         Counted { run, windows }
     }
 
@@ -198,12 +199,14 @@ mod tests {
             frames: (0..3).map(|function| Frame { function, ..Frame::default() }).collect(),
             owners: Vec::new(),
             samples: Vec::new(),
+            losses: model::profile::Losses::default(),
             pprof: Vec::new(),
         };
         let mut window = Window { requests: 7, stacks: Vec::new() };
         for (stack, count) in stacks {
             let path: Vec<String> = stack.split(';').rev().map(str::to_owned).collect();
-            let frames = path.iter().map(|name| names.iter().position(|at| at == name).unwrap() as u32).collect();
+            let frames =
+                path.iter().map(|name| names.iter().position(|at| at == name).unwrap() as u32).collect();
             let value = i64::from(count) * 1_000_000;
             whole.samples.push(StackSample { frames, value, count: count.into(), owner: 0 });
             window.stacks.push((recorder.leaf(&path).unwrap(), count));
