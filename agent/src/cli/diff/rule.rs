@@ -197,6 +197,8 @@ mod tests {
             functions: functions.iter().map(function).collect(),
             edges: Vec::new(),
             other: 0,
+            windows: Vec::new(),
+            requests: None,
         }
     }
 
