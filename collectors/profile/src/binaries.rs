@@ -229,7 +229,18 @@ impl Binary {
     }
 }
 
+/// Where there are no sections, only a search through the whole file can tell. With sections, Go's linker leaves some of
+/// its own, whatever was stripped, and a browser of 200 MiB need not be searched.
+fn may_be_go(elf: &Elf) -> bool {
+    let is_of_go =
+        |name: &str| name.contains("gopclntab") || name.starts_with(".go.") || name.starts_with(".note.go.");
+    elf.sections.is_empty() || elf.sections.iter().any(|section| is_of_go(&section.name))
+}
+
 fn tables_of_go(windows: Windows<File>, elf: &Elf) -> Option<Box<GoSymbols<File>>> {
+    if !may_be_go(elf) {
+        return None;
+    }
     match GoSymbols::load(windows, elf.clone()) {
         Ok(symbols) => Some(Box::new(symbols)),
         Err(GoError::NotGo) => None,
