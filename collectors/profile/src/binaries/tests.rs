@@ -1,3 +1,5 @@
+//! Stories of files that are opened, replaced and written to.
+
 use std::os::unix::fs::MetadataExt;
 use std::{env, fs, process};
 

@@ -1,3 +1,5 @@
+//! Stories of memory that holds buckets, and of memory that only looks like it.
+
 use std::{cell::Cell, collections::BTreeMap, sync::mpsc};
 
 use super::{

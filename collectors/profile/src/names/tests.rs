@@ -1,3 +1,5 @@
+//! Stories of places that become names.
+
 use std::{env, process};
 
 use super::*;

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::attr::{Abilities, Attr, DEPTH_MAX, Hz, Level, Measure, STACK_BYTES, Scope, Shape, StackBytes};
+use super::attr::{Abilities, Attr, DEPTH_MAX, Hz, Level, Measure, Scope, Shape, StackBytes};
 use super::cpus;
 use super::refusal::{Asked, Refusal, Situation};
 use super::ring::Ring;
@@ -22,7 +22,10 @@ use super::tracepoint::{self, Switches, Tracepoints, Untraced};
 
 use self::lane::{Lane, Set};
 
+pub use self::sizes::Sizes;
+
 mod lane;
+mod sizes;
 
 /// Of one CPU: 0.4 s at 999 Hz, and with its first page just what an unprivileged user may lock for each CPU by default.
 pub const RING_BYTES: usize = 512 << 10;
@@ -32,39 +35,6 @@ const WAKE_AT: usize = 4;
 const RINGS_BYTES_MAX: usize = 32 << 20;
 /// Below this a ring holds less than one longest record.
 const RING_BYTES_MIN: usize = 64 << 10;
-/// A record beside its stack: 127 frames, registers, who and when.
-const RECORD_BYTES: usize = 1200;
-/// Samples of one CPU that a ring holds, so that we may come late by as much as at 999 Hz with little stacks: 0.3 s.
-const SAMPLES_KEPT: usize = 300;
-/// Of one CPU in a session with big stacks, whatever its rate.
-const RING_BYTES_DEEP_MAX: usize = 4 << 20;
-
-/// What one sample and one CPU may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// Of each CPU's ring.
-    pub ring_bytes: usize,
-    /// Of stack in each sample.
-    pub stack_bytes: StackBytes,
-}
-
-impl Default for Sizes {
-    fn default() -> Sizes {
-        Sizes { ring_bytes: RING_BYTES, stack_bytes: STACK_BYTES }
-    }
-}
-
-impl Sizes {
-    /// With so much stack in each sample, and rings that hold as much time as they do with little of it, up to 4 MiB each.
-    #[must_use]
-    pub fn with_stack(stack_bytes: StackBytes, hz: Hz) -> Sizes {
-        let record = usize::try_from(stack_bytes.get()).unwrap_or(usize::MAX).saturating_add(RECORD_BYTES);
-        let samples =
-            SAMPLES_KEPT.min(usize::try_from(hz.get()).unwrap_or(SAMPLES_KEPT) * 3 / 10).max(WAKE_AT * 2);
-        let wanted = record.saturating_mul(samples).min(RING_BYTES_DEEP_MAX).next_power_of_two();
-        Sizes { ring_bytes: wanted.max(RING_BYTES), stack_bytes }
-    }
-}
 
 /// Who the events are opened for.
 #[derive(Debug)]
@@ -471,22 +441,4 @@ fn switches(target: &Target, tracefs: Tracefs) -> Switches {
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 fn other(error: io::Error) -> Refusal {
     Refusal::Other(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{RING_BYTES, Sizes};
-    use crate::perf::attr::{Hz, STACK_BYTES, STACK_BYTES_DEEP, StackBytes};
-
-    #[test]
-    fn rings_hold_as_much_time_with_big_stacks_up_to_a_bound() {
-        let fastest = Hz::new(999).unwrap();
-        assert_eq!(Sizes::with_stack(STACK_BYTES, fastest), Sizes::default());
-        assert_eq!(Sizes::default().ring_bytes, RING_BYTES, "two CPUs have 1 MiB");
-        assert_eq!(Sizes::with_stack(STACK_BYTES_DEEP, Hz::ASKED).ring_bytes, RING_BYTES);
-        assert_eq!(Sizes::with_stack(STACK_BYTES_DEEP, Hz::TRIGGERED).ring_bytes, 4 << 20);
-        assert_eq!(Sizes::with_stack(StackBytes::new(65_528).unwrap(), fastest).ring_bytes, 4 << 20);
-        let rare = Sizes::with_stack(StackBytes::new(65_528).unwrap(), Hz::STEADY);
-        assert!(rare.ring_bytes >= 8 * 65_528, "{rare:?}");
-    }
 }

@@ -1,3 +1,5 @@
+//! Stories of stacks built as programs build them.
+
 use super::*;
 
 /// A stack that grows down from `TOP`, built as Go's prologues build it.
