@@ -1,6 +1,11 @@
 //! `agent doctor` where something is missing: as nobody, with capabilities withheld, in a namespace, behind a filter. Each
 //! costs its own part and is named with its cure, and one's own processes can be profiled all the same.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a story that cannot go on has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a story that cannot go on has failed"
+)]
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};

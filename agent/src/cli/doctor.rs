@@ -112,7 +112,7 @@ mod tests {
             cause: "hidden".to_owned(),
             cure: "show them".to_owned(),
         };
-        assert_eq!(table(&[ok.clone()], true).len(), 4);
+        assert_eq!(table(std::slice::from_ref(&ok), true).len(), 4);
         let lines = table(&[ok, less], false);
         assert_eq!(lines[1], "node_cpu      ok        all");
         assert_eq!(lines[2], "kernel_names  DEGRADED  hidden");
