@@ -140,12 +140,17 @@ fn kernel_names(machine: &Machine, tried: &Tried) -> Finding {
 
 fn other_processes(machine: &Machine, tried: &Tried) -> Finding {
     let (unread, all) = tried.unread;
-    if unread == 0 {
-        return ok(Part::OtherProcesses, format!("maps of all {all} processes tried can be read"));
+    let is_capable = machine.has(Capability::SysPtrace);
+    if unread == 0 || is_capable && unread < all {
+        // A security module may guard a few of them, and no capability helps there.
+        return ok(
+            Part::OtherProcesses,
+            format!("maps of {} of {all} processes tried can be read", all - unread),
+        );
     }
-    let cost = "those that ran before the agent have frames without files, and only theirs";
+    let cost = "frames of those that ran before the agent have no files and no names";
     let cause = format!("maps of {unread} of {all} processes may not be read: {cost}");
-    if machine.has(Capability::SysPtrace) {
+    if is_capable {
         let cure = "run the agent in the host's user namespace, and look for denials of ptrace in the log";
         return degraded(Part::OtherProcesses, cause, cure);
     }

@@ -17,8 +17,10 @@ use std::path::{Path, PathBuf};
 use super::session::WaitKind;
 use super::sys;
 
-/// Where it is mounted, if it is. The second is the host's in a container that shares its process ids.
-const PLACES: [&str; 2] = ["/sys/kernel/tracing", "/proc/1/root/sys/kernel/tracing"];
+/// Where it is mounted, if it is.
+const PLACE: &str = "/sys/kernel/tracing";
+/// The host's, in a container that shares its process ids.
+const PLACE_OF_HOST: &str = "/proc/1/root/sys/kernel/tracing";
 /// Of a `format` file: the longest of the scheduler's has 2 kB.
 const TEXT_BYTES_MAX: u64 = 16 << 10;
 /// What is asked of `sched_stat_runtime`: at least 50 µs. It fires whenever the scheduler looks at a clock, which a program
@@ -166,13 +168,13 @@ pub struct Tracepoints {
 impl Tracepoints {
     /// From where tracefs is mounted, or from a mount of our own that is attached nowhere and ends with this call.
     pub fn find() -> Result<Tracepoints, Untraced> {
-        let mut why = Untraced::NotMounted;
-        for place in PLACES {
-            match Tracepoints::at(Path::new(place)) {
-                Ok(found) => return Ok(found),
-                Err(Untraced::NotMounted) => {}
-                Err(other) => why = other,
-            }
+        // Whatever is found elsewhere, this is the place that a person can do something about.
+        let why = match Tracepoints::at(Path::new(PLACE)) {
+            Err(why) => why,
+            found => return found,
+        };
+        if let Ok(found) = Tracepoints::at(Path::new(PLACE_OF_HOST)) {
+            return Ok(found);
         }
         let Ok(mount) = sys::private_mount(c"tracefs") else { return Err(why) };
         let place = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));

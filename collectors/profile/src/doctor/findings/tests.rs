@@ -138,6 +138,11 @@ fn settings_cost_their_part() {
     let unnamed = Tried { is_kernel_named: false, ..all_well() };
     let hidden = Machine { kptr_restrict: Some(2), ..whole() };
     check(&hidden, &unnamed, &[(Part::KernelNames, Degraded)], "kptr_restrict is 2", "kptr_restrict to 1");
+    let guarded = Tried { unread: (1, 40), ..all_well() };
+    check(&whole(), &guarded, &[], "", "");
+    let closed_off = Tried { unread: (40, 40), ..all_well() };
+    let parts = [(Part::OtherProcesses, Degraded)];
+    check(&whole(), &closed_off, &parts, "maps of 40 of 40", "host's user namespace");
     let inside = Machine { is_first_pid_namespace: false, ..whole() };
     check(&inside, &all_well(), &[(Part::HostPids, Degraded)], "pid namespace", "hostPID: true");
     let old = Machine { is_unified: false, ..whole() };

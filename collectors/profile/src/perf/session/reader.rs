@@ -153,6 +153,8 @@ impl<S: Sink> Reader<S> {
                 }
             }
             Record::Exit(Birth { tid, .. }) => {
+                // It has run, if only to end.
+                self.come_back(Meta { tid, ..meta });
                 if let Some(waits) = &mut self.waits {
                     waits.end(tid);
                 }
