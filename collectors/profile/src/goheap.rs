@@ -236,6 +236,24 @@ pub fn read(pid: u32, at: Stamp) -> Result<Reading, HeapError> {
     })
 }
 
+/// Reads buckets in an image as if it were a process's memory: what [`read`] does between the places and the names.
+///
+/// # Errors
+/// See [`HeapError`].
+#[cfg(fuzzing)]
+pub fn read_image<R: ReadAt>(
+    image: R,
+    (head, cycle): (u64, u64),
+    code: std::ops::Range<u64>,
+    version: &str,
+) -> Result<Vec<(Vec<u64>, u64, u64)>, HeapError> {
+    let layout = Layout::of(version).ok_or_else(|| HeapError::Version(version.to_owned()))?;
+    let plan = Plan { layout, head, cycle, code };
+    let found = buckets::read(&mut Memory::new(image), &plan, |_| ())?;
+    let site = |bucket: &Bucket| (found.stack(bucket).to_vec(), bucket.allocs, bucket.frees);
+    Ok(found.buckets.iter().map(site).collect())
+}
+
 /// Runs the work on a thread of its own and waits for so long. Who does not come back keeps the place.
 fn within<T: Send + 'static>(
     deadline: Duration,
