@@ -91,7 +91,6 @@ pub(super) fn read<R: ReadAt>(
     Err(HeapError::Moving)
 }
 
-
 fn cycle<R: ReadAt>(memory: &mut Memory<R>, plan: &Plan) -> Result<u32, HeapError> {
     let cycle = memory.u32_now(plan.cycle)? >> plan.layout.cycle_shift;
     if cycle < CYCLES { Ok(cycle) } else { Err(HeapError::Damaged("the number of the cycle")) }
@@ -166,7 +165,12 @@ impl Chain {
     }
 
     /// Reads a bucket and says which is the next.
-    fn add<R: ReadAt>(&mut self, memory: &mut Memory<R>, layout: &Layout, address: u64) -> Result<u64, HeapError> {
+    fn add<R: ReadAt>(
+        &mut self,
+        memory: &mut Memory<R>,
+        layout: &Layout,
+        address: u64,
+    ) -> Result<u64, HeapError> {
         if !address.is_multiple_of(8) {
             return Err(HeapError::Damaged("the chain"));
         }
@@ -204,9 +208,11 @@ impl Chain {
         let (this, filling) = (index(cycle), index(cycle + 2));
         let is_same = self.raw.len() == again.raw.len()
             && self.addresses == again.addresses
-            && self.raw.iter().zip(&again.raw).all(|(one, other)| {
-                one.bucket == other.bucket && one.active == other.active
-            });
+            && self
+                .raw
+                .iter()
+                .zip(&again.raw)
+                .all(|(one, other)| one.bucket == other.bucket && one.active == other.active);
         let is_settled = |raw: &Raw| {
             let is_empty = raw.futures.get(this).is_some_and(|count| count.is_zero());
             // Nothing is freed in the cycle in which it was allocated.

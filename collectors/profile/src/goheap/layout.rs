@@ -60,7 +60,8 @@ mod tests {
     use super::Layout;
 
     fn check(version: &str, expected: Option<(usize, u32, bool)>) {
-        let layout = Layout::of(version).map(|layout| (layout.count_words, layout.cycle_shift, layout.is_known));
+        let layout =
+            Layout::of(version).map(|layout| (layout.count_words, layout.cycle_shift, layout.is_known));
         assert_eq!(layout, expected, "{version}");
     }
 

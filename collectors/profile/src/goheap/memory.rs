@@ -107,7 +107,8 @@ impl<R: ReadAt> Memory<R> {
             std::collections::hash_map::Entry::Occupied(page) => Ok(page.into_mut()),
             std::collections::hash_map::Entry::Vacant(place) => {
                 let mut bytes = vec![0; PAGE_BYTES];
-                let read = self.source.read_at(begin, &mut bytes).map_err(|error| HeapError::of_memory(&error))?;
+                let read =
+                    self.source.read_at(begin, &mut bytes).map_err(|error| HeapError::of_memory(&error))?;
                 bytes.truncate(read);
                 self.read += u64::try_from(read).unwrap_or(0);
                 if self.read > BYTES_MAX {

@@ -9,7 +9,7 @@ use model::profile::{Frame, Function, Mapping};
 
 use super::HeapError;
 use crate::{
-    gopprof::{FRAMES_MAX, FRAME_REFERENCES_MAX, NAMES_BYTES_MAX},
+    gopprof::{FRAME_REFERENCES_MAX, FRAMES_MAX, NAMES_BYTES_MAX},
     symbols::{
         file::ReadAt,
         gopclntab::{self, GoSymbols, Pc},
@@ -114,7 +114,11 @@ impl<'s, R: ReadAt> Namer<'s, R> {
             },
             None => Function { name: self.unknown(shown.address), ..Function::default() },
         };
-        let line = shown.frame.as_ref().and_then(|frame| frame.source.as_ref()).map_or(0, |source| i64::from(source.line));
+        let line = shown
+            .frame
+            .as_ref()
+            .and_then(|frame| frame.source.as_ref())
+            .map_or(0, |source| i64::from(source.line));
         let function = self.function(function)?;
         let key = (function, shown.address, line, shown.inlined);
         if let Some(known) = self.frames.get(&key) {
@@ -147,7 +151,9 @@ impl<'s, R: ReadAt> Namer<'s, R> {
     fn unknown(&self, address: u64) -> String {
         let Mapping { path, start, end, offset, .. } = &self.names.mapping;
         match (*start..*end).contains(&address) {
-            true => format!("[{}+{:#x}]", path.rsplit('/').next().unwrap_or_default(), address - start + offset),
+            true => {
+                format!("[{}+{:#x}]", path.rsplit('/').next().unwrap_or_default(), address - start + offset)
+            }
             false => format!("[unknown+{address:#x}]"),
         }
     }
@@ -180,14 +186,17 @@ fn show(stack: &mut Vec<Shown>, address: u64, here: &[gopclntab::Frame], next: &
     stack.push(Shown { frame: Some(inner.clone()), address, inlined: inner.inlined });
     let mut callee = &inner.function;
     for frame in outer.get(..continues.unwrap_or(outer.len())).unwrap_or_default() {
-        let shows_wrapper = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"].contains(&callee.as_str());
+        let shows_wrapper =
+            ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"].contains(&callee.as_str());
         callee = &frame.function;
         if !frame.wrapper || shows_wrapper {
             stack.push(Shown { frame: Some(frame.clone()), address, inlined: frame.inlined });
         }
     }
     // Where the function it is inlined into is left out, nothing is left to be inlined into.
-    if continues.is_none() && let Some(last) = stack.last_mut() {
+    if continues.is_none()
+        && let Some(last) = stack.last_mut()
+    {
         last.inlined = false;
     }
 }

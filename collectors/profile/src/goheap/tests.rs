@@ -1,9 +1,13 @@
-use std::{cell::Cell, collections::BTreeMap, process::Command, sync::mpsc};
+use std::{cell::Cell, collections::BTreeMap, fs, path::Path, process::Command};
 
 use super::{
-    buckets::{read, Plan, Snapshot},
+    buckets::{Plan, read},
+    layout::Layout,
+    memory::Memory,
+    process::entry,
     *,
 };
+use crate::symbols::file::ReadAt;
 
 const HEAD: u64 = 0x50_0000;
 const CYCLE: u64 = 0x50_0010;
@@ -274,7 +278,8 @@ fn a_page_that_never_comes_is_not_waited_for() {
 
 #[test]
 fn the_kernel_says_where_the_program_begins() {
-    let auxiliary: Vec<u8> = [6_u64, 4_096, 9, 0x40_1000, 0, 0].into_iter().flat_map(u64::to_le_bytes).collect();
+    let auxiliary: Vec<u8> =
+        [6_u64, 4_096, 9, 0x40_1000, 0, 0].into_iter().flat_map(u64::to_le_bytes).collect();
     assert_eq!(entry(&auxiliary), Some(0x40_1000));
     assert_eq!(entry(&auxiliary[..31]), None);
 }

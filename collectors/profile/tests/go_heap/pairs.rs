@@ -35,7 +35,10 @@ impl Pairs {
     pub(crate) fn check(&self, name: &str) {
         let shown: Vec<_> = self.wrong.iter().take(SHOWN).cloned().collect();
         assert!(self.wrong.is_empty(), "{name}: {} differences\n{}", self.wrong.len(), shown.join("\n"));
-        assert!(self.pairs > 0 && self.equal == self.pairs && self.named_alike == self.pairs, "{name}: {self:?}");
+        assert!(
+            self.pairs > 0 && self.equal == self.pairs && self.named_alike == self.pairs,
+            "{name}: {self:?}"
+        );
         assert!(self.collections > 2 && self.sites > 20, "{name}: hardly anything happened: {self:?}");
     }
 }
@@ -86,7 +89,10 @@ pub(crate) fn agree(pid: u32, port: u16, path: &str, wanted: u32) -> Pairs {
             && lines == before.lines;
         pairs.equal += u32::from(is_equal);
         if !is_equal {
-            pairs.wrong.push(format!("{totals:?} {:?} {:?}\n  told {:?} {}", reading.cycle, reading.rate, before.totals, before.collections));
+            pairs.wrong.push(format!(
+                "{totals:?} {:?} {:?}\n  told {:?} {}",
+                reading.cycle, reading.rate, before.totals, before.collections
+            ));
         }
         let (ours, theirs) = (told::named(&reading.stacks()), told::named(&theirs));
         pairs.named_alike += u32::from(ours == theirs);
