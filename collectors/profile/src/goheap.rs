@@ -10,14 +10,13 @@ mod layout;
 mod memory;
 mod names;
 mod places;
+mod process;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
     io,
-    path::{Path, PathBuf},
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
@@ -27,35 +26,22 @@ use std::{
 };
 
 use model::{
-    profile::{Losses, Mapping, ProfileKind, StackSample, Stacks},
+    profile::{Losses, ProfileKind, StackSample, Stacks},
     time::Stamp,
 };
 
 use self::{
-    buckets::{Bucket, Plan, Snapshot},
-    layout::Layout,
-    memory::{Memory, ProcessMemory},
-    names::{Namer, Names},
+    buckets::{Bucket, Snapshot},
+    names::Names,
+    process::Process,
 };
-use crate::{
-    perf::sys,
-    symbols::{
-        elf::Elf,
-        file::{self, ReadAt, ReadError, u64_at},
-        gopclntab::{GoError, GoSymbols},
-        identity,
-    },
-};
+use crate::{perf::sys, symbols::gopclntab::GoError};
 
 /// A reading takes some tens of milliseconds, with the pauses between all attempts a tenth of a second more. A page of
 /// another process may be one that its owner never lets anybody have: then this is how long we wait.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Readings at once, those included for which nobody waits any more: a thread each.
 const READINGS_MAX: usize = 8;
-/// Some twenty pairs of words.
-const AUXILIARY_BYTES_MAX: usize = 4 << 10;
-const AUXILIARY_ENTRY: u64 = 9;
-
 static READINGS: AtomicUsize = AtomicUsize::new(0);
 
 /// Why there is no profile.
@@ -236,6 +222,24 @@ pub fn read(pid: u32, at: Stamp) -> Result<Reading, HeapError> {
     })
 }
 
+/// Reads buckets in an image as if it were a process's memory: what [`read`] does between the places and the names.
+///
+/// # Errors
+/// See [`HeapError`].
+#[cfg(fuzzing)]
+pub fn read_image<R: crate::symbols::file::ReadAt>(
+    image: R,
+    (head, cycle): (u64, u64),
+    code: std::ops::Range<u64>,
+    version: &str,
+) -> Result<Vec<(Vec<u64>, u64, u64)>, HeapError> {
+    let layout = layout::Layout::of(version).ok_or_else(|| HeapError::Version(version.to_owned()))?;
+    let plan = buckets::Plan { layout, head, cycle, code };
+    let found = buckets::read(&mut memory::Memory::new(image), &plan, |_| ())?;
+    let site = |bucket: &Bucket| (found.stack(bucket).to_vec(), bucket.allocs, bucket.frees);
+    Ok(found.buckets.iter().map(site).collect())
+}
+
 /// Runs the work on a thread of its own and waits for so long. Who does not come back keeps the place.
 fn within<T: Send + 'static>(
     deadline: Duration,
@@ -257,82 +261,6 @@ fn within<T: Send + 'static>(
         return Err(HeapError::Io(error.kind()));
     }
     receiver.recv_timeout(deadline).unwrap_or(Err(HeapError::Stalled))
-}
-
-/// A process whose places are known.
-#[derive(Debug)]
-struct Process {
-    id: (u32, String),
-    memory: Memory<ProcessMemory>,
-    symbols: GoSymbols<File>,
-    bias: u64,
-    version: String,
-    plan: Plan,
-    rate: Option<u64>,
-    mapping: Mapping,
-}
-
-impl Process {
-    fn open(pid: u32) -> Result<Process, HeapError> {
-        let proc = PathBuf::from(format!("/proc/{pid}"));
-        // First of all: whatever becomes of the process id, this is the memory of the program that is there now. When
-        // another one takes its place before the rest is read, it is empty.
-        let memory = ProcessMemory::open(pid).map_err(|error| HeapError::of(&error))?;
-        let stat = fs::read_to_string(proc.join("stat")).map_err(|error| HeapError::of(&error))?;
-        let started = stat.rsplit(')').next().and_then(|rest| rest.split_ascii_whitespace().nth(19));
-        let auxiliary = beginning(&proc.join("auxv")).map_err(|error| HeapError::of(&error))?;
-        let exe = proc.join("exe");
-        let path = fs::read_link(&exe).map_err(|error| HeapError::of(&error))?;
-        let opened = file::open(&exe).map_err(|error| HeapError::of(&error))?;
-        let mut symbols = GoSymbols::open(opened)?;
-        let bias = entry(&auxiliary)
-            .map(|entry| entry.wrapping_sub(symbols.elf().entry))
-            .filter(|bias| bias.is_multiple_of(4_096))
-            .ok_or(HeapError::NoPlace("the program"))?;
-        let elf = symbols.elf().clone();
-        let version = identity::go_version(symbols.file(), &elf).map_err(GoError::from)?.unwrap_or_default();
-        let layout = Layout::of(&version).ok_or_else(|| HeapError::Version(version.clone()))?;
-        let places = places::find(&mut symbols)?;
-        let code = symbols.code();
-        let plan = Plan {
-            layout,
-            head: places.head.wrapping_add(bias),
-            cycle: places.cycle.wrapping_add(bias),
-            code: code.start.wrapping_add(bias)..code.end.wrapping_add(bias),
-        };
-        let ids = build_ids(&mut symbols, &elf)?;
-        let mapping = mapping(&elf, bias, path.to_string_lossy().into_owned(), ids);
-        Ok(Process {
-            id: (pid, started.unwrap_or_default().to_owned()),
-            memory: Memory::new(memory),
-            symbols,
-            bias,
-            version,
-            plan,
-            rate: places.rate.map(|rate| rate.wrapping_add(bias)),
-            mapping,
-        })
-    }
-
-    fn read(mut self, at: Stamp) -> Result<Reading, HeapError> {
-        let rate = match self.rate {
-            Some(place) => Rate::Read(self.memory.u64(place)?),
-            None => Rate::Assumed(places::RATE),
-        };
-        if rate.bytes() == 0 {
-            return Err(HeapError::Off);
-        }
-        let snapshot = buckets::read(&mut self.memory, &self.plan, thread::sleep)?;
-        let mut namer = Namer::new(&mut self.symbols, self.bias, self.mapping);
-        let mut stacks = Vec::with_capacity(snapshot.buckets.len());
-        for bucket in &snapshot.buckets {
-            stacks.push(namer.stack(snapshot.stack(bucket))?);
-        }
-        let names = namer.finish();
-        let cost = Cost { bytes: self.memory.bytes_read(), attempts: snapshot.attempts, cpu_ns: 0 };
-        let (process, version) = (self.id, self.version);
-        Ok(Reading { at, cycle: snapshot.cycle, rate, version, cost, process, snapshot, stacks, names })
-    }
 }
 
 impl Reading {
@@ -435,35 +363,4 @@ fn scale(objects: u64, size: u64, rate: u64) -> (i64, i64) {
     }
     let scale = 1.0 / (1.0 - (-(bytes / objects) / rate as f64).exp());
     ((objects * scale) as i64, (bytes * scale) as i64)
-}
-
-/// The first bytes of a file that the kernel makes up.
-fn beginning(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; AUXILIARY_BYTES_MAX];
-    let read = File::open(path)?.read_at(0, &mut bytes)?;
-    bytes.truncate(read);
-    Ok(bytes)
-}
-
-/// Where the program begins in memory, as the kernel has told the program itself.
-fn entry(auxiliary: &[u8]) -> Option<u64> {
-    let mut pairs = auxiliary.chunks_exact(16).map(|pair| (u64_at(pair, 0), u64_at(pair, 8)));
-    pairs.find(|(kind, _)| *kind == AUXILIARY_ENTRY).map(|(_, entry)| entry)
-}
-
-/// Of the linker, of Go; each empty where there is none.
-fn build_ids<R: ReadAt>(symbols: &mut GoSymbols<R>, elf: &Elf) -> Result<[String; 2], HeapError> {
-    let failed = |error: ReadError| HeapError::Go(error.into());
-    let linker = identity::build_id(symbols.file(), elf).map_err(failed)?;
-    let linker = linker.map_or_else(String::new, |id| identity::hex(id.iter()));
-    Ok([linker, identity::go_build_id(symbols.file(), elf).map_err(failed)?.unwrap_or_default()])
-}
-
-/// Where the code of the program is.
-fn mapping(elf: &Elf, bias: u64, path: String, [build_id, go_build_id]: [String; 2]) -> Mapping {
-    let code = elf.segments.iter().find(|segment| segment.is_executable()).map(|segment| segment.span);
-    let code = code.unwrap_or_default();
-    let start = code.address.wrapping_add(bias);
-    let end = start.wrapping_add(code.length);
-    Mapping { path, build_id, go_build_id, start, end, offset: code.offset, ..Mapping::default() }
 }

@@ -1,11 +1,15 @@
 //! Stories of memory that holds buckets, and of memory that only looks like it.
 
-use std::{cell::Cell, collections::BTreeMap, sync::mpsc};
+use std::{cell::Cell, collections::BTreeMap, fs, path::Path, process::Command};
 
 use super::{
-    buckets::{Plan, Snapshot, read},
+    buckets::{Plan, read},
+    layout::Layout,
+    memory::Memory,
+    process::entry,
     *,
 };
+use crate::symbols::file::ReadAt;
 
 const HEAD: u64 = 0x50_0000;
 const CYCLE: u64 = 0x50_0010;
@@ -280,4 +284,48 @@ fn the_kernel_says_where_the_program_begins() {
         [6_u64, 4_096, 9, 0x40_1000, 0, 0].into_iter().flat_map(u64::to_le_bytes).collect();
     assert_eq!(entry(&auxiliary), Some(0x40_1000));
     assert_eq!(entry(&auxiliary[..31]), None);
+}
+
+/// `go tool nm` of a program that still has its symbols.
+fn symbols_of(program: &Path) -> HashMap<String, u64> {
+    let output = go().args(["tool", "nm"]).arg(program).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut symbols = HashMap::new();
+    for line in text.lines() {
+        let mut fields = line.split_whitespace();
+        if let (Some(address), Some(_), Some(name)) = (fields.next(), fields.next(), fields.next()) {
+            symbols.insert(name.to_owned(), u64::from_str_radix(address, 16).unwrap_or(0));
+        }
+    }
+    symbols
+}
+
+fn go() -> Command {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/go/bin/go");
+    let mut command = Command::new(if ours.exists() { ours.as_os_str() } else { "go".as_ref() });
+    command.env("GOTOOLCHAIN", "local").env("GOENV", "off").env("GOWORK", "off").env_remove("GOFLAGS");
+    command
+}
+
+#[test]
+fn each_processors_code_says_where_things_are() {
+    for processor in ["amd64", "arm64"] {
+        let program = std::env::temp_dir().join(format!("heap-{processor}-{}", std::process::id()));
+        let status = go()
+            .args(["build", "-o"])
+            .arg(&program)
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/heap"))
+            .envs([("GOARCH", processor), ("CGO_ENABLED", "0")])
+            .status();
+        assert!(status.expect("no Go: `make tools` brings one where there is none").success());
+        let known = symbols_of(&program);
+        let found = places::find(&mut crate::symbols::gopclntab::open(&program).unwrap());
+        fs::remove_file(&program).unwrap();
+        let expected = places::Places {
+            head: known["runtime.mbuckets"],
+            cycle: known["runtime.mProfCycle"],
+            rate: Some(known["runtime.MemProfileRate"]),
+        };
+        assert_eq!(found, Ok(expected), "{processor}");
+    }
 }

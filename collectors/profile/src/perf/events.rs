@@ -7,24 +7,26 @@
 //! followed one by one have a set each on every CPU, all of them in that CPU's ring: the kernel shares no ring between
 //! CPUs once an event is inherited.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::attr::{Abilities, Attr, DEPTH_MAX, Hz, Level, Measure, Scope, Shape, StackBytes};
+use super::attr::{Abilities, Attr, Hz, Level, Measure, Scope, Shape};
 use super::cpus;
 use super::refusal::{Asked, Refusal, Situation};
 use super::ring::Ring;
 use super::sys::{self, Mapping, Watched};
-use super::target::{self, Target};
-use super::tracepoint::{self, Switches, Tracepoints, Untraced};
+use super::target::Target;
+use super::tracepoint::{self, Switches, Untraced};
 
 use self::lane::{Lane, Set};
+use self::opening::{shape, switches};
 
 pub use self::sizes::Sizes;
 
 mod lane;
+mod opening;
 mod sizes;
 
 /// Of one CPU: 0.4 s at 999 Hz, and with its first page just what an unprivileged user may lock for each CPU by default.
@@ -93,61 +95,6 @@ impl Events {
                     Switches::Counted(_) => Err(refusal),
                 })
             }
-        }
-    }
-
-    /// A node switches hundreds of thousands of times a second: only those that are asked about shall pay. Events of a
-    /// cgroup would be taken from the CPU and put back whenever another one has its turn, so its tasks are followed.
-    fn open_waiting(
-        target: &Target,
-        shape: Shape,
-        ring_bytes: usize,
-        cpus: &[u32],
-    ) -> Result<Events, Refusal> {
-        match target {
-            Target::Node => Events::open_as(Aim::Node, shape, ring_bytes, cpus),
-            Target::Pids(pids) => Events::open_tasks(target::threads(pids), shape, ring_bytes, cpus),
-            Target::Cgroup(path) => {
-                let tids = target::cgroup_threads(path)?;
-                Events::open_tasks(tids, shape, ring_bytes, cpus)
-            }
-        }
-    }
-
-    fn open_running(
-        target: &Target,
-        shape: Shape,
-        ring_bytes: usize,
-        cpus: &[u32],
-    ) -> Result<Events, Refusal> {
-        let aim = match target {
-            Target::Cgroup(path) => Aim::Cgroup(target::cgroup_directory(path)?, path.clone()),
-            Target::Node | Target::Pids(_) => Aim::Node,
-        };
-        let first = Events::open_as(aim, shape, ring_bytes, cpus);
-        match (first, target) {
-            // Without the privilege for whole CPUs one may still follow one's own.
-            (Err(refusal @ (Refusal::Paranoid { .. } | Refusal::Namespace)), Target::Pids(pids)) => {
-                let tids = target::threads(pids);
-                Events::open_tasks(tids, shape, ring_bytes, cpus).map_err(|task| match task {
-                    // Then the first answer is the one that helps.
-                    Refusal::Paranoid { .. } => refusal,
-                    other => other,
-                })
-            }
-            (first, _) => first,
-        }
-    }
-
-    fn open_tasks(tids: Vec<u32>, shape: Shape, ring_bytes: usize, cpus: &[u32]) -> Result<Events, Refusal> {
-        let shape = Shape { scope: Scope::Tasks, ..shape };
-        match Events::open_as(Aim::Tasks(tids.clone()), shape, ring_bytes, cpus) {
-            // A switch is in the kernel: who may not see that sees none.
-            Err(Refusal::Paranoid { .. } | Refusal::Namespace) if shape.measure == Measure::Running => {
-                let shape = Shape { is_kernel_seen: false, ..shape };
-                Events::open_as(Aim::Tasks(tids), shape, ring_bytes, cpus)
-            }
-            done => done,
         }
     }
 
@@ -410,31 +357,6 @@ impl Events {
     #[must_use]
     pub fn cpus(&self) -> usize {
         self.lanes.len()
-    }
-}
-
-fn shape(measure: Measure, hz: Hz, stack_bytes: StackBytes) -> Shape {
-    let depth = fs::read_to_string("/proc/sys/kernel/perf_event_max_stack").unwrap_or_default();
-    Shape {
-        measure,
-        hz,
-        level: Level::Lost,
-        scope: Scope::Node,
-        is_kernel_seen: true,
-        // More than the machine allows is an error, not a shorter stack.
-        depth: depth.trim().parse().unwrap_or(DEPTH_MAX).min(DEPTH_MAX),
-        stack_bytes,
-        wakeup_bytes: 0,
-        switches: None,
-    }
-}
-
-/// Of the whole node one event sees who leaves and who comes, but by the host's numbers.
-fn switches(target: &Target, tracefs: Tracefs) -> Switches {
-    match (target, tracefs) {
-        (_, Tracefs::Unused) => Switches::Counted(Untraced::Unwanted),
-        (Target::Node, _) if !tracepoint::is_first_namespace() => Switches::Counted(Untraced::Namespace),
-        _ => Tracepoints::find().map_or_else(Switches::Counted, Switches::Traced),
     }
 }
 
