@@ -92,9 +92,11 @@ fn is_profiled(seat: &Seat, file: &Path, said: &[Value]) -> Result<()> {
     let diff = diff.with_context(|| format!("what is said again: {:?}", diffs.collect::<Vec<_>>()))?;
     ensure!(diff["baseline"] == "before_marker" && diff["after_samples"].as_u64() > Some(0), "{diff:#}");
     let asked = said.iter().any(|line| {
-        line["finding"]["id"] == diff["finding"] && line.pointer("/finding/conclusion/regression").is_some()
+        // Whichever of the two came first.
+        let is_trouble = ["/finding/conclusion/regression", "/finding/conclusion/burn"];
+        line["finding"]["id"] == diff["finding"] && is_trouble.iter().any(|what| line.pointer(what).is_some())
     });
-    ensure!(asked, "no regression asked for it: {diff:#}");
+    ensure!(asked, "neither a regression nor a burn asked for it: {diff:#}");
     let path = file.to_str().context("path")?;
     let with_records = seat.command(&["replay", path, "--records"], &[])?;
     let capture = lines(&with_records)?.into_iter().find_map(|line| {

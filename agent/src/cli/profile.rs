@@ -6,6 +6,7 @@ mod bar;
 mod choose;
 mod decide;
 mod gather;
+mod heap;
 pub(super) mod hot;
 mod out;
 mod page;
@@ -63,6 +64,9 @@ pub(super) struct Profile {
     /// Also what waits, for how long, and where.
     #[arg(long)]
     off_cpu: bool,
+    /// Also the heap of a Go process, read from its memory: no endpoint is needed, and nothing but its own profile is looked at.
+    #[arg(long)]
+    heap: bool,
     /// By what stacks are taken.
     #[arg(long, value_enum, default_value = "auto")]
     engine: Engine,
@@ -100,8 +104,8 @@ pub(super) fn profile(arguments: &Profile) -> Ended {
 
 async fn run(config: &Config, arguments: &Profile) -> Ended {
     let clock = clock::system();
-    let Profile { length, engine, hz, off_cpu, .. } = *arguments;
-    let sampling = Sampling { engine, hz, off_cpu };
+    let Profile { length, engine, hz, off_cpu, heap, .. } = *arguments;
+    let sampling = Sampling { engine, hz, off_cpu, heap };
     let wanted = Wanted { length, out: arguments.out.as_deref(), sampling };
     let members = match arguments.who.name() {
         Some(_) => sources::find(config, &[]).await.targets,
@@ -176,7 +180,7 @@ fn scraped(seen: &Gathered) -> String {
 /// The profiles that came, as exporters take them.
 fn set(seen: Gathered) -> ProfileSet {
     let engine = if seen.account.is_some() { "perf" } else { "go_pprof" };
-    let kinds = [seen.cpu.ok(), seen.off_cpu, seen.heap.ok(), seen.goroutines.ok()];
+    let kinds = [seen.cpu.ok(), seen.off_cpu, seen.heap.ok(), seen.allocated, seen.goroutines.ok()];
     let stacks: Vec<_> = kinds.into_iter().flatten().collect();
     let counts = stacks.iter().map(counts::of).collect();
     ProfileSet { at: seen.at, engine: engine.to_owned(), counts, stacks: Arc::new(stacks) }

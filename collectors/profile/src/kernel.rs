@@ -7,8 +7,9 @@ use model::profile::{Losses, ProfileKind, Stacks};
 use model::time::Stamp;
 
 use crate::binaries::Binaries;
+use crate::dwarf;
 use crate::names::{self, Capture, Names};
-use crate::perf::attr::{Abilities, Hz, Measure};
+use crate::perf::attr::{Abilities, Hz, Measure, STACK_BYTES, StackBytes};
 use crate::perf::refusal::Refusal;
 use crate::perf::session::{End, Plan, Session};
 use crate::perf::statistics::Statistics;
@@ -23,6 +24,8 @@ pub struct Wish {
     pub target: Target,
     /// How often, of what runs.
     pub hz: Hz,
+    /// How much of the stack each sample of what runs has; with more than a little, native code is walked by its tables.
+    pub stack_bytes: StackBytes,
     /// Whether what waits is wanted too.
     pub is_waiting_wanted: bool,
 }
@@ -38,6 +41,11 @@ impl Half {
     fn start(wish: &Wish, measure: Measure, binaries: &Binaries) -> Result<Half, Refusal> {
         let (sampler, harvest) = Sampler::new(binaries.clone());
         let plan = Plan { measure, ..Plan::new(wish.target.clone(), wish.hz) };
+        let is_deep = measure == Measure::Running && wish.stack_bytes > STACK_BYTES;
+        let (plan, sampler) = match is_deep {
+            true => (plan.with_stack(wish.stack_bytes), sampler.walking_native()),
+            false => (plan, sampler),
+        };
         Ok(Half { session: Session::start(&plan, sampler)?, harvest })
     }
 }
@@ -110,6 +118,7 @@ impl Kernel {
             end: outcome.end,
             statistics: outcome.statistics,
             unwinding: counted.unwinding,
+            walks: counted.walks,
             naming,
             overflow: counted.stacks.overflow(),
             waiting: off_cpu.as_ref().map(|(_, statistics)| *statistics),
@@ -141,6 +150,8 @@ pub struct Account {
     pub statistics: Statistics,
     /// Of callers that were put in.
     pub unwinding: unwind::Statistics,
+    /// Of native code that was walked by its tables.
+    pub walks: dwarf::Counts,
     /// Of names.
     pub naming: names::Statistics,
     /// Why frames of the kernel have no names.

@@ -6,7 +6,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::binaries::Binaries;
-use crate::perf::record::Sample;
+use crate::dwarf::{self, Walker};
+use crate::perf::record::{Sample, Words};
 use crate::perf::session::{Seen, Sink};
 use crate::perf::stacks::Stacks;
 use crate::unwind::{self, Unwinder};
@@ -18,13 +19,33 @@ pub struct Counted {
     pub stacks: Stacks,
     /// What the unwinder did to them, since the session began.
     pub unwinding: unwind::Statistics,
+    /// The same of native code, where its tables are walked.
+    pub walks: dwarf::Counts,
 }
 
 /// The sink of a session.
 #[derive(Debug)]
 pub struct Sampler {
     unwinder: Unwinder,
+    native: Option<Native>,
     counted: Arc<Mutex<Counted>>,
+}
+
+/// Walks stacks of code that Go did not build, by the tables in its files.
+#[derive(Debug, Default)]
+struct Native {
+    walker: Walker,
+    words: Vec<u8>,
+}
+
+impl Native {
+    fn callers<'a>(&'a mut self, seen: &Seen<'a>) -> (Words<'a>, dwarf::Counts) {
+        let Some(process) = seen.process else { return (seen.sample.user, self.walker.counts()) };
+        let walked = self.walker.walk(process.pid, &process.mappings, &seen.sample);
+        self.words.clear();
+        walked.addresses.iter().for_each(|address| self.words.extend_from_slice(&address.to_ne_bytes()));
+        (Words::new(&self.words), self.walker.counts())
+    }
 }
 
 /// The other end: takes what was counted while the session goes on.
@@ -39,16 +60,32 @@ impl Sampler {
     pub fn new(binaries: Binaries) -> (Sampler, Harvest) {
         let counted = Arc::new(Mutex::default());
         let harvest = Harvest { counted: Arc::clone(&counted) };
-        (Sampler { unwinder: Unwinder::new(binaries), counted }, harvest)
+        (Sampler { unwinder: Unwinder::new(binaries), native: None, counted }, harvest)
+    }
+
+    /// Also walks native code by its tables, which pays where samples have much of the stack: programs without frame
+    /// pointers have no other callers.
+    #[must_use]
+    pub fn walking_native(self) -> Sampler {
+        Sampler { native: Some(Native::default()), ..self }
     }
 }
 
 impl Sink for Sampler {
     fn sample(&mut self, seen: &Seen<'_>) {
-        let sample = Sample { user: self.unwinder.callers(seen), ..seen.sample };
+        let native = self.native.as_mut().filter(|_| self.unwinder.leaves_alone(seen));
+        let (user, walks) = match native {
+            Some(native) => {
+                let (user, walks) = native.callers(seen);
+                (user, Some(walks))
+            }
+            None => (self.unwinder.callers(seen), None),
+        };
+        let sample = Sample { user, ..seen.sample };
         let mut counted = lock(&self.counted);
         counted.stacks.add(&Seen { sample, ..*seen });
         counted.unwinding = self.unwinder.statistics();
+        counted.walks = walks.unwrap_or(counted.walks);
     }
 }
 
@@ -57,8 +94,7 @@ impl Harvest {
     #[must_use]
     pub fn take(&self) -> Counted {
         let mut counted = lock(&self.counted);
-        let unwinding = counted.unwinding;
-        Counted { stacks: std::mem::take(&mut counted.stacks), unwinding }
+        Counted { stacks: std::mem::take(&mut counted.stacks), ..*counted }
     }
 }
 

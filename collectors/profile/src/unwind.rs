@@ -79,6 +79,13 @@ impl Unwinder {
         self.joined(walked.addresses(), user.iter().skip(rest))
     }
 
+    /// Whether the leaf is code that Go did not build, which [`Unwinder::callers`] gives back as it is.
+    pub fn leaves_alone(&mut self, seen: &Seen<'_>) -> bool {
+        let Some(registers) = registers(&seen.sample) else { return false };
+        let leaf = seen.process.and_then(|process| process.mappings.locate(registers.instruction));
+        leaf.is_some_and(|leaf| matches!(self.opener.found(leaf.module, seen.meta), Found::Other))
+    }
+
     fn joined(&mut self, addresses: &[u64], rest: impl Iterator<Item = u64>) -> Words<'_> {
         self.mended.clear();
         for address in addresses.iter().copied().chain(rest) {

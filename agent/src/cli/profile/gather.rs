@@ -16,14 +16,17 @@ use model::record::Fact;
 use model::scrape::{Scrape, ScrapeOutcome};
 use model::time::{Clock, Stamp};
 use profile::fetch::{self, FetchError};
+use profile::goheap::HeapError;
 use profile::gopprof;
 use profile::kernel::Account;
+use profile::perf::attr::STACK_BYTES;
 use profile::perf::refusal::Refusal;
 use profile::perf::target::Target as Sampled;
 use tokio::sync::watch;
 
 use super::bar::Bar;
 use super::choose::Endpoint;
+use super::heap::Heap;
 use super::sampling::{self, Ended, Engine, Sampling};
 use super::slow::{Slow, Tail};
 use super::waiting;
@@ -56,6 +59,8 @@ pub(super) struct Gathered {
     pub(super) refused: Option<Refusal>,
     /// Live heap.
     pub(super) heap: Result<Stacks, Missing>,
+    /// What was allocated in the window, where the heap was read from memory.
+    pub(super) allocated: Option<Stacks>,
     /// Goroutines.
     pub(super) goroutines: Result<Stacks, Missing>,
     /// Bytes of all profiles as sent.
@@ -80,6 +85,9 @@ pub(super) enum Missing {
     /// Not what it should be.
     #[error("bad profile: {0}")]
     Bad(#[from] gopprof::DecodeError),
+    /// Its memory does not tell.
+    #[error("read from memory: {0}")]
+    Memory(#[from] HeapError),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -106,6 +114,10 @@ impl Gatherer<'_> {
         let tail = self.target.log_file.as_deref().and_then(Tail::begin);
         let (first_page, first_node) = self.look(&mut host).await;
         let waited = self.target.pid.and_then(waiting::total_ns);
+        let read = match self.target.pid.filter(|_| self.sampling.heap && self.target.local) {
+            Some(pid) => Some(Heap::begin(pid, self.clock).await),
+            None => None,
+        };
         let at = self.clock.now();
         let (seen, refused) = self.sampled(length, at).await;
         let seen = match seen {
@@ -124,6 +136,7 @@ impl Gatherer<'_> {
         let bodies = [&heap, &goroutines];
         let bytes = bodies.iter().filter_map(|body| Some(body.as_ref().ok()?.len())).sum::<usize>();
         let heap = decode(heap, fetch::Endpoint::Heap, before);
+        let (heap, allocated) = self.from_memory(heap, read).await;
         let goroutines = decode(goroutines, fetch::Endpoint::Goroutine, between);
         let own = |fact: &Option<HostFact>| Some(process(fact.as_ref()?, std::process::id())?.cpu_ns);
         let own_end = own(&host.read().await.ok());
@@ -142,11 +155,25 @@ impl Gatherer<'_> {
             account: seen.account,
             refused,
             heap,
+            allocated,
             goroutines,
             bytes: bytes + seen.bytes,
             snapshots_ns: (between.since_ns(before), end.since_ns(between)),
             slow: tail.and_then(|tail| tail.end(end.wall_ns)),
             own_cpu_ns,
+        }
+    }
+
+    /// What its memory tells, where that was asked for: it needs no endpoint, and knows what was allocated.
+    async fn from_memory(
+        &self,
+        fetched: Result<Stacks, Missing>,
+        read: Option<Heap>,
+    ) -> (Result<Stacks, Missing>, Option<Stacks>) {
+        let Some(read) = read else { return (fetched, None) };
+        match read.end(self.clock).await {
+            Ok(heaps) => (Ok(heaps.in_use), heaps.allocated),
+            Err(error) => (fetched.map_err(|_| error.into()), None),
         }
     }
 
@@ -172,7 +199,7 @@ impl Gatherer<'_> {
     async fn sampled(&self, length: Duration, at: Stamp) -> (Option<Window>, Option<Refusal>) {
         let pid = self.target.pid.filter(|_| self.target.local && self.sampling.engine != Engine::Pprof);
         let Some(pid) = pid else { return (None, None) };
-        let wish = self.sampling.wish(Sampled::Pids(vec![pid]));
+        let wish = self.sampling.wish(Sampled::Pids(vec![pid]), STACK_BYTES);
         let kernel = match sampling::start(wish, at).await {
             Ok(kernel) => kernel,
             Err(refusal) => return (None, Some(refusal)),

@@ -14,7 +14,9 @@ use model::ledger::Ledger;
 use model::profile::{ProfileSet, Stacks};
 use model::time::{Clock, Stamp};
 use profile::counts;
+use profile::goheap::HeapError;
 use profile::kernel::{Kernel, Sampled};
+use profile::perf::attr::STACK_BYTES_DEEP;
 use profile::perf::refusal::Refusal;
 use profile::perf::target::Target;
 use tokio::process::{Child, Command};
@@ -22,6 +24,7 @@ use tokio::sync::watch;
 
 use super::bar::Bar;
 use super::decide::{self, Signs};
+use super::heap::{Heap, Heaps};
 use super::hot::{self, Work};
 use super::out::Out;
 use super::report::{self, Spent, seconds};
@@ -67,6 +70,7 @@ struct Seen {
     /// How long its threads could run and had no CPU, nanoseconds.
     waited_ns: Option<u64>,
     sampled: Sampled,
+    heap: Option<Result<Heaps, HeapError>>,
     interrupted: bool,
     /// The command's, when there was one and it has ended.
     code: Option<u8>,
@@ -86,7 +90,12 @@ pub(super) async fn run(subject: Subject, wanted: &Wanted<'_>, clock: &Clock) ->
     };
     let mut lines = told(&object, &seen);
     let code = seen.code;
-    let stacks: Vec<Stacks> = [Some(seen.sampled.cpu), seen.sampled.off_cpu].into_iter().flatten().collect();
+    let (in_use, allocated) = match seen.heap {
+        Some(Ok(heaps)) => (Some(heaps.in_use), heaps.allocated),
+        Some(Err(_)) | None => (None, None),
+    };
+    let kinds = [Some(seen.sampled.cpu), seen.sampled.off_cpu, in_use, allocated];
+    let stacks: Vec<Stacks> = kinds.into_iter().flatten().collect();
     let counts = stacks.iter().map(counts::of).collect();
     let set = ProfileSet { at: seen.at, engine: "perf".to_owned(), counts, stacks: Arc::new(stacks) };
     let files = out.write(&set, &object.name, &lines)?;
@@ -103,6 +112,10 @@ async fn look(object: &Object, wanted: &Wanted<'_>, clock: &Clock) -> Result<See
     let mut node = Host::new(root, host::Config::default(), watched, clock.clone(), Ledger::default());
     let waited = || object.pids.iter().filter_map(|pid| waiting::total_ns(*pid)).reduce(|sum, one| sum + one);
     let (first, waited_before) = (node.read().await.ok(), waited());
+    let heap = match object.pids.as_slice() {
+        [pid] if wanted.sampling.heap => Some(Heap::begin(*pid, clock).await),
+        _ => None,
+    };
     let at = clock.now();
     let kernel = begin(object, wanted.sampling, at).await?;
     let mut child = match &object.command {
@@ -136,11 +149,16 @@ async fn look(object: &Object, wanted: &Wanted<'_>, clock: &Clock) -> Result<See
         without_us(&mut sampled.cpu);
         sampled.off_cpu.iter_mut().for_each(without_us);
     }
-    Ok(Seen { at, window_ns, nodes: (first, last), waited_ns, sampled, interrupted, code })
+    let heap = match heap {
+        Some(heap) => Some(heap.end(clock).await),
+        None => None,
+    };
+    Ok(Seen { at, window_ns, nodes: (first, last), waited_ns, sampled, heap, interrupted, code })
 }
 
 async fn begin(object: &Object, sampling: Sampling, at: Stamp) -> Result<Kernel, Failure> {
-    let wish = sampling.wish(object.target.clone());
+    // Whatever it is, it may have been built without frame pointers.
+    let wish = sampling.wish(object.target.clone(), STACK_BYTES_DEEP);
     sampling::start(wish, at).await.map_err(|refusal| refused(&refusal))
 }
 
@@ -207,6 +225,14 @@ fn told(object: &Object, seen: &Seen) -> Vec<String> {
     lines.extend(report::processes(cpu));
     lines.extend(report::cpu(cpu, garbage.map(|hot| hot.share), Some(&seen.sampled.account)));
     lines.extend(seen.sampled.off_cpu.iter().flat_map(|waits| report::off_cpu(waits, seen.window_ns)));
+    match &seen.heap {
+        Some(Ok(heaps)) => {
+            lines.extend(report::heap(&heaps.in_use));
+            lines.extend(heaps.allocated.iter().flat_map(report::allocated));
+        }
+        Some(Err(error)) => lines.push(format!("heap: not read from memory: {error}")),
+        None => {}
+    }
     lines.extend(report::account(&seen.sampled.account));
     lines.extend(recent::line());
     lines

@@ -47,6 +47,7 @@ pub(super) fn lines(chosen: &Chosen, seen: &Gathered) -> Vec<String> {
         Ok(stacks) => lines.extend(heap(stacks)),
         Err(missing) => lines.push(format!("heap: not captured ({missing})")),
     }
+    lines.extend(seen.allocated.iter().flat_map(allocated));
     match &seen.goroutines {
         Ok(stacks) => lines.extend(goroutines(stacks)),
         Err(_) => lines.push(match pages.now("go_goroutines") {
@@ -329,9 +330,20 @@ fn widest(counts: &FunctionCounts, n: usize) -> Vec<&FunctionCount> {
     functions
 }
 
-fn heap(stacks: &Stacks) -> Vec<String> {
+/// What is in use.
+pub(super) fn heap(stacks: &Stacks) -> Vec<String> {
+    let total = size(counts::of(stacks).total);
+    by_size(stacks, format!("heap in use: {total} (as of the last garbage collection)"))
+}
+
+/// What was asked for in the window, freed since or not.
+pub(super) fn allocated(stacks: &Stacks) -> Vec<String> {
+    by_size(stacks, format!("allocated meanwhile: {}", size(counts::of(stacks).total)))
+}
+
+fn by_size(stacks: &Stacks, head: String) -> Vec<String> {
     let counts = counts::of(stacks);
-    let mut lines = vec![format!("heap in use: {} (as of the last garbage collection)", size(counts.total))];
+    let mut lines = vec![head];
     for function in top(&counts, OTHERS_SHOWN) {
         let share = percent(function.own as f64 / counts.total.max(1) as f64);
         lines.push(format!("{share:>7} {:>10}  {}", size(function.own), shown(&function.name)));

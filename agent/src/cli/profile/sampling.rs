@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use model::time::{Clock, Stamp};
 use profile::kernel::{Kernel, Sampled, Wish};
-use profile::perf::attr::Hz;
+use profile::perf::attr::{Hz, StackBytes};
 use profile::perf::refusal::Refusal;
 use profile::perf::target::Target;
 use tokio::task::spawn_blocking;
@@ -34,12 +34,14 @@ pub(super) struct Sampling {
     pub(super) hz: Hz,
     /// Whether what waits is seen too.
     pub(super) off_cpu: bool,
+    /// Whether heaps are read from memory.
+    pub(super) heap: bool,
 }
 
 impl Sampling {
     /// What is asked of the kernel about these.
-    pub(super) fn wish(self, target: Target) -> Wish {
-        Wish { target, hz: self.hz, is_waiting_wanted: self.off_cpu }
+    pub(super) fn wish(self, target: Target, stack_bytes: StackBytes) -> Wish {
+        Wish { target, hz: self.hz, stack_bytes, is_waiting_wanted: self.off_cpu }
     }
 }
 
