@@ -38,7 +38,7 @@ fn main() {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--minutes" => {
-                minutes = arguments.next().and_then(|number| number.parse().ok()).expect("minutes")
+                minutes = arguments.next().and_then(|number| number.parse().ok()).expect("minutes");
             }
             "--load" => load = arguments.next().expect("s, m or l"),
             version => versions.push(version.to_owned()),
