@@ -136,7 +136,7 @@ impl Gatherer<'_> {
         let bodies = [&heap, &goroutines];
         let bytes = bodies.iter().filter_map(|body| Some(body.as_ref().ok()?.len())).sum::<usize>();
         let heap = decode(heap, fetch::Endpoint::Heap, before);
-        let (heap, allocated) = self.from_memory(heap, read).await;
+        let (heap, allocated) = self.with_memory(heap, read).await;
         let goroutines = decode(goroutines, fetch::Endpoint::Goroutine, between);
         let own = |fact: &Option<HostFact>| Some(process(fact.as_ref()?, std::process::id())?.cpu_ns);
         let own_end = own(&host.read().await.ok());
@@ -165,7 +165,7 @@ impl Gatherer<'_> {
     }
 
     /// What its memory tells, where that was asked for: it needs no endpoint, and knows what was allocated.
-    async fn from_memory(
+    async fn with_memory(
         &self,
         fetched: Result<Stacks, Missing>,
         read: Option<Heap>,

@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{env, fs, thread};
 
@@ -102,17 +104,44 @@ impl Etcd {
     }
 
     /// etcd's own load generator, again and again: `check perf` writes for a minute.
-    pub(crate) fn load(&self, size: &str, run: u32) -> Program {
+    pub(crate) fn load(&self, size: &str) -> Load {
         let etcdctl = tools().join("etcd/3.6/etcdctl");
         assert!(etcdctl.exists(), "{} is missing: `make tools` brings it", etcdctl.display());
-        let child = Command::new(etcdctl)
-            .args(["--endpoints", &format!("127.0.0.1:{}", self.client), "check", "perf", "--load", size])
-            .args(["--prefix", &format!("/load-{run}/")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Program(child)
+        let (endpoint, size) = (format!("127.0.0.1:{}", self.client), size.to_owned());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_over);
+        let thread = thread::spawn(move || {
+            for run in 0.. {
+                let child = Command::new(&etcdctl)
+                    .args(["--endpoints", &endpoint, "check", "perf", "--load", &size])
+                    .args(["--prefix", &format!("/load-{run}/")])
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn();
+                let mut program = Program(child.unwrap());
+                while program.0.try_wait().unwrap().is_none() {
+                    if told.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    thread::sleep(Duration::from_millis(20));
+                }
+            }
+        });
+        Load { is_over, thread: Some(thread) }
+    }
+}
+
+/// Ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Load {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 
@@ -224,12 +253,9 @@ impl Observed {
     /// Takes turns: Go's profiler and ours never look at the same moment, or each would see the other at work.
     pub(crate) fn of(etcd: &Etcd, size: &str, how: Comparison) -> Observed {
         let (mut seen, mut profiler) = (Observed::default(), Profiler::new());
-        let mut load = etcd.load(size, 0);
+        let _load = etcd.load(size);
         thread::sleep(Duration::from_secs(2));
         for round in 1..=how.rounds {
-            if load.0.try_wait().unwrap().is_some() {
-                load = etcd.load(size, round);
-            }
             seen.theirs.push(etcd.own_profile(how.theirs_s));
             if round < how.rounds {
                 seen.ours.push(profiler.capture(etcd.pid(), how.hz, how.ours));
