@@ -209,7 +209,7 @@ fn describe(conclusion: &Conclusion) -> String {
 fn remark(row: &FunctionDiff) -> &'static str {
     match row.cause {
         Cause::Moved => " (moved)",
-        Cause::GarbageCollection => " (garbage collection)",
+        Cause::Runtime => " (runtime)",
         Cause::Load => " (load)",
         Cause::Itself | Cause::Callee if row.went_away => " (gone again)",
         Cause::Itself | Cause::Callee => "",

@@ -52,8 +52,8 @@ pub enum Cause {
     Callee,
     /// The same work is done elsewhere: renamed, inlined, called by another. No change of cost.
     Moved,
-    /// The garbage collector works more or less.
-    GarbageCollection,
+    /// Go's runtime works more or less: its collector, its scheduler, its locks. What makes it do so is listed beside it.
+    Runtime,
     /// It costs between what it did and that times the change of load: only its share changed.
     Load,
 }

@@ -21,6 +21,8 @@ const CANCELLED: f64 = 0.3;
 /// Standard deviations of noise by which a counterpart must have changed itself: what is looked for among many is easily
 /// found by chance.
 const COUNTERPART_NOISE: f64 = 3.5;
+/// The same of each caller that may have given work away: there are few of them.
+const CALLER_NOISE: f64 = 2.5;
 /// Rounds in which functions are found that only the collector calls: its calls are not deeper.
 const COLLECTOR_ROUNDS: usize = 16;
 /// So much of a function's time must come from the collector's calls.
@@ -66,7 +68,7 @@ pub(super) fn explain(rows: &mut [FunctionDiff], pair: &Pair<'_>) {
         }
         let (cause, through) = match end(&calls, name, row.after > row.before) {
             End::Moved(callee) => (Cause::Moved, Some(callee)),
-            End::Begins(at) if collector.contains(at) => (Cause::GarbageCollection, Some(at)),
+            End::Begins(at) if is_runtime(name) || collector.contains(at) => (Cause::Runtime, Some(at)),
             End::Begins(at) => match counterpart(&calls, at) {
                 Some(other) => (Cause::Moved, Some(other)),
                 None if at == name => (Cause::Itself, None),
@@ -80,9 +82,8 @@ pub(super) fn explain(rows: &mut [FunctionDiff], pair: &Pair<'_>) {
 
 /// Whether a function costs what the load lets it cost, or only has another share because others changed.
 fn is_load(row: &FunctionDiff, pair: &Pair<'_>, load: Option<Load>) -> bool {
-    let is_risen = row.after > row.before;
     let (seen, scaled) = (row.after - row.before, pair.total(&row.name).change());
-    load.is_some_and(|load| load.explains(row.before_abs, row.after_abs, is_risen))
+    load.is_some_and(|load| load.explains(row, pair.noise((row.before + row.after) / 2.0)))
         || scaled * seen.signum() <= CANCELLED * seen.abs()
 }
 
@@ -95,6 +96,8 @@ fn end<'a>(calls: &Calls<'_, 'a>, row: &'a str, is_risen: bool) -> End<'a> {
         let own = along(calls.pair.own(at).change());
         let most = calls
             .callees(at)
+            // Functions that call each other in a circle are passed once.
+            .filter(|(callee, _)| !seen.contains(callee))
             .map(|(callee, shift)| (along(shift.change()), callee))
             .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(a.1)));
         let Some((passed, callee)) = most.filter(|(passed, _)| *passed > own && *passed >= MOST * whole)
@@ -102,14 +105,30 @@ fn end<'a>(calls: &Calls<'_, 'a>, row: &'a str, is_risen: bool) -> End<'a> {
             return End::Begins(at);
         };
         if along(calls.pair.total(callee).change()) < MOST * passed {
-            return End::Moved(callee);
+            let is_moved = has_opposite(calls, (at, callee), passed * along(1.0));
+            return if is_moved { End::Moved(callee) } else { End::Begins(at) };
         }
-        if !seen.insert(callee) {
-            return End::Begins(at);
-        }
+        seen.insert(callee);
         at = callee;
     }
     End::Begins(at)
+}
+
+/// Whether other callers spend so much less in a callee as this one spends more, or the other way round.
+fn has_opposite(calls: &Calls<'_, '_>, (caller, callee): (&str, &str), given: f64) -> bool {
+    let taken = |other: &str| {
+        let edge = calls.edge(other, callee);
+        let taken = -edge.change() * given.signum();
+        // Of many callers, the noise adds up to something as well.
+        if taken >= CALLER_NOISE * calls.pair.noise((edge.before + edge.after) / 2.0) { taken } else { 0.0 }
+    };
+    let others = calls.callers(callee).filter(|other| *other != caller);
+    others.map(taken).sum::<f64>() >= MOST * given.abs()
+}
+
+/// Whether it is part of Go's runtime, which does what the program makes it do.
+fn is_runtime(name: &str) -> bool {
+    name.starts_with("runtime.")
 }
 
 /// Another function that lost what this one gained, or the other way round: the same work under another name, or within

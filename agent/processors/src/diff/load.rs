@@ -3,6 +3,7 @@
 //! Owns that judgement. A function's cost may stay as it was or follow the load, or anything in between; what goes beyond
 //! both has another reason. Refuses to guess where the length of a profile is not known.
 
+use model::finding::FunctionDiff;
 use model::profile::{FunctionCounts, ProfileKind};
 
 use super::pair::Pair;
@@ -10,6 +11,10 @@ use super::ratio;
 
 /// So far beyond what the load explains a cost must be: a quarter of the smallest change that is told.
 const MARGIN: f64 = 0.025;
+/// A load that changed by less leaves no room for a cost that lies between the same and in proportion.
+const CHANGED: f64 = 1.1;
+/// Standard deviations by which a cost must be beyond what a load explains that did change.
+const NOISE: f64 = 2.0;
 
 /// The range of after / before that the load explains.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +42,15 @@ impl Load {
         Some(Load { low: factor.min(1.0), high: factor.max(1.0) })
     }
 
-    /// Whether a cost that went from one value to another may be the load's doing, for a share that rose or fell.
-    pub(super) fn explains(self, before: f64, after: f64, is_risen: bool) -> bool {
-        if is_risen {
-            after <= before * self.high * (1.0 + MARGIN)
+    /// Whether the load may be why a cost changed; `noise` is the standard deviation of the change of its share.
+    pub(super) fn explains(self, row: &FunctionDiff, noise: f64) -> bool {
+        let is_changed = self.high > CHANGED * self.low;
+        let noise = if is_changed { NOISE * noise / row.before.min(row.after).max(noise) } else { 0.0 };
+        let slack = 1.0 + MARGIN + noise;
+        if row.after > row.before {
+            row.after_abs <= row.before_abs * self.high * slack
         } else {
-            after * (1.0 + MARGIN) >= before * self.low
+            row.after_abs * slack >= row.before_abs * self.low
         }
     }
 }

@@ -14,10 +14,11 @@ const WINDOWS_MIN: usize = 3;
 /// The windows' worth that the typical factor of all functions has beside a function's own: an estimate from few windows
 /// is itself noise, and one that happens to be small would make noise look sure (Smyth, 2004, after Robbins).
 const PRIOR_WINDOWS: f64 = 10.0;
-/// Windows after which a disturbance is taken to be over: a compaction or a collection spans two or three.
-const LAGS: usize = 2;
-/// Fewer windows cannot tell how they hang together.
-const WINDOWS_WITH_LAGS: usize = 12;
+/// Windows after which a disturbance is taken to be over: a compaction or a collection spans two or three, and a lag counts
+/// the less the longer it is.
+const LAGS_MAX: usize = 4;
+/// Windows for each lag: from fewer it cannot be told how they hang together.
+const WINDOWS_A_LAG: usize = 5;
 /// Functions below it have too few samples a window to tell what is typical.
 const TYPICAL_SHARE: f64 = 0.005;
 
@@ -108,7 +109,7 @@ fn long_run(residuals: &[f64]) -> f64 {
     let products =
         |lag: usize| -> f64 { residuals.iter().zip(residuals.iter().skip(lag)).map(|(a, b)| a * b).sum() };
     let alone = products(0);
-    let lags = if residuals.len() < WINDOWS_WITH_LAGS { 0 } else { LAGS };
+    let lags = (residuals.len() / WINDOWS_A_LAG).min(LAGS_MAX);
     let together: f64 =
         (1..=lags).map(|lag| 2.0 * (1.0 - size(lag) / (size(lags) + 1.0)) * products(lag)).sum();
     (alone + together.max(0.0)) * n / (n - 1.0).max(1.0)

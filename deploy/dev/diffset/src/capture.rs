@@ -80,7 +80,7 @@ pub(crate) fn record(subject: &Subject<'_>, recorder: &mut Recorder) -> Result<R
     let outcome = session.stop();
     let lost = outcome.statistics.lost;
     let sliced = outcome.sink.context("the session died")?;
-    ensure!(lost * 1_000 <= outcome.statistics.samples, "{lost} samples lost");
+    ensure!(lost * 100 <= outcome.statistics.samples, "{lost} samples lost");
     let requests = answered.windows(2).map(|pair| pair.last().zip(pair.first()).map_or(0, |(b, a)| b - a));
     let windows = sliced
         .windows

@@ -2,7 +2,7 @@
 //!
 //! `diffset record` records windows of real etcd, and of a program whose costs are known, with the agent's own sampler;
 //! `diffset score` makes pairs of what was recorded and lets the diff judge them. Scoring needs no etcd and no privileges,
-//! and gives the same figures each time.
+//! and gives the same figures each time. `DIFFSET_SHOW=1` names each miss and each false alarm.
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,

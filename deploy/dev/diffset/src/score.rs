@@ -52,12 +52,14 @@ impl Recall {
         let here = |through: &Option<String>| through.as_deref().is_none_or(|at| at == crate::change::NEW);
         self.located += usize::from(row.is_some_and(|row| here(&row.through)));
         if row.is_none() && std::env::var_os("DIFFSET_SHOW").is_some() {
-            println!(
-                "missed {} {:?}: {:?}",
-                pair.group,
-                pair.grown,
-                rows.iter().find(|row| row.name == *name)
-            );
+            let seen = rows.iter().find(|row| row.name == *name);
+            let seen = seen.map(|row| (row.cause, &row.through, row.q));
+            let side = |counts: &FunctionCounts| {
+                let function = counts.functions.iter().find(|function| function.name == *name);
+                function.map_or(0.0, |function| function.total as f64 / counts.total as f64)
+            };
+            let (before, after) = (side(&pair.before), side(&pair.after));
+            println!("missed {} {name} {before:.4} -> {after:.4}: {seen:?}", pair.group);
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Size {
 pub(crate) struct Set<'a> {
     recording: &'a Recording,
     counted: &'a [Counted<'a>],
+    /// What etcd holds grows with time: the steady runs only as far as the others go.
+    young: &'a [Counted<'a>],
     code: Code,
     /// Samples of a window of the steady runs.
     mean: f64,
@@ -45,8 +47,13 @@ pub(crate) struct Set<'a> {
 
 impl<'a> Set<'a> {
     /// Looks for functions that can be changed.
-    pub(crate) fn of(recording: &'a Recording, counted: &'a [Counted<'a>]) -> Set<'a> {
-        let mut set = Set { recording, counted, code: Code::of(recording), mean: 1.0, eligible: Vec::new() };
+    pub(crate) fn of(
+        recording: &'a Recording,
+        counted: &'a [Counted<'a>],
+        young: &'a [Counted<'a>],
+    ) -> Set<'a> {
+        let mut set =
+            Set { recording, counted, young, code: Code::of(recording), mean: 1.0, eligible: Vec::new() };
         let mut totals = vec![0_u64; recording.functions.len()];
         let mut all = 0;
         for (stack, count) in set
@@ -100,36 +107,44 @@ impl<'a> Set<'a> {
         Pair { group, before: side(sides.0), after: side(sides.1), grown: None }
     }
 
-    /// One function is dearer by the least that counts; the load may have changed as well.
-    pub(crate) fn grown(&self, number: usize, load: &'static str, size: Size) -> Pair {
+    /// One function is dearer by the least that counts; the group says what else there is between both sides.
+    pub(crate) fn grown(&self, number: usize, group: &'static str, size: Size) -> Pair {
         let mut dice = Dice::new(0x6772_6f77_0000 + number as u64);
-        let steady = self.runs("steady");
-        let before = draw(&steady, (size.samples, self.mean), &mut dice);
-        let mut after = draw(&self.runs(load), (size.samples, self.mean), &mut dice);
-        let (function, share) = self.eligible[number * 31 % self.eligible.len()];
+        let (a, b) = self.sides(group, number);
+        let before = draw(&a, (size.samples, self.mean), &mut dice);
+        let mut after = draw(&b, (size.samples, self.mean), &mut dice);
+        let (function, _) = self.eligible[number * 31 % self.eligible.len()];
+        // What it has here: runs differ.
+        let share = share(&self.code, &after, function);
         let growth = Growth::ALL[number % Growth::ALL.len()];
         let mut code = self.code.clone();
         grow((&mut code, &mut after), (function, share, floor(share)), growth, &mut dice);
-        let mut pair = self.pair(load, size, &code, (&before, &after));
+        let mut pair = self.pair(group, size, &code, (&before, &after));
         pair.grown = Some((self.recording.functions[function as usize].clone(), share));
         pair
+    }
+
+    /// Which runs both sides are drawn from.
+    fn sides(&self, group: &str, turn: usize) -> (Vec<&'a Counted<'a>>, Vec<&'a Counted<'a>>) {
+        let steady = self.runs("steady");
+        let one = |number: usize| vec![steady[number % steady.len()]];
+        let young = || self.young.iter().collect();
+        match group {
+            "load" => (young(), self.runs(["half", "double"][turn / 2 % 2])),
+            "half" | "double" => (young(), self.runs(if group == "half" { "half" } else { "double" })),
+            "gc" => (young(), self.runs(["gc 50", "gc 200"][turn / 2 % 2])),
+            "another run" => (one(turn), one(turn + 1)),
+            _ => (one(turn), one(turn)),
+        }
     }
 
     /// Nothing is dearer. The five groups take turns.
     pub(crate) fn unchanged(&self, number: usize, size: Size) -> Pair {
         let mut dice = Dice::new(0x7361_6d65_0000 + number as u64);
-        let steady = self.runs("steady");
         let turn = number / GROUPS.len();
-        let one = |number: usize| vec![steady[number % steady.len()]];
         let group = GROUPS[number % GROUPS.len()];
-        let swap = turn % 2 == 1;
-        let (a, b) = match group {
-            "load" => (steady.clone(), self.runs(["half", "double"][turn / 2 % 2])),
-            "gc" => (steady.clone(), self.runs(["gc 50", "gc 200"][turn / 2 % 2])),
-            "another run" => (one(turn), one(turn + 1)),
-            _ => (steady.clone(), steady.clone()),
-        };
-        let (a, b) = if swap { (b, a) } else { (a, b) };
+        let (a, b) = self.sides(group, turn);
+        let (a, b) = if turn % 2 == 1 { (b, a) } else { (a, b) };
         let before = draw(&a, (size.samples, self.mean), &mut dice);
         let mut after = draw(&b, (size.samples, self.mean), &mut dice);
         let mut code = self.code.clone();
@@ -140,6 +155,16 @@ impl<'a> Set<'a> {
         }
         self.pair(group, size, &code, (&before, &after))
     }
+}
+
+/// The inclusive share of a function in these windows.
+fn share(code: &Code, windows: &[Drawn<'_>], function: u32) -> f64 {
+    let (mut value, mut all) = (0_u64, 0_u64);
+    for (stack, count) in windows.iter().flat_map(Drawn::recorded) {
+        all += u64::from(*count);
+        value += if code.paths[*stack as usize].contains(&function) { u64::from(*count) } else { 0 };
+    }
+    value as f64 / all.max(1) as f64
 }
 
 /// Kinds of unchanged pairs.

@@ -68,6 +68,11 @@ impl<'a> Counted<'a> {
         Counted { run, windows }
     }
 
+    /// Its first windows.
+    pub(crate) fn first(&self, windows: usize) -> Counted<'a> {
+        Counted { run: self.run, windows: self.windows.iter().take(windows).cloned().collect() }
+    }
+
     /// The whole run.
     pub(crate) fn whole(&self) -> FunctionCounts {
         FunctionCounts::joined(&self.windows).unwrap_or_else(nothing)
@@ -85,6 +90,11 @@ pub(crate) struct Drawn<'a> {
 }
 
 impl Drawn<'_> {
+    /// The stacks as they were.
+    pub(crate) fn recorded(&self) -> &[(u32, u32)] {
+        &self.window.stacks
+    }
+
     /// The stacks, to be changed.
     pub(crate) fn stacks(&mut self) -> &mut Vec<(u32, u32)> {
         self.changed.get_or_insert_with(|| self.window.stacks.clone())
