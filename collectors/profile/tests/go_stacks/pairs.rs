@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use model::profile::Stacks;
+use model::profile::{FrameKind, Stacks};
 
 /// Functions that call the kernel's page of user code, in each version of Go. While they do, Go's own profiles begin at their
 /// caller (`vdsoPC` in the runtime), so on both sides they and what they call are left out of the leaf's end.
@@ -27,7 +27,7 @@ pub(crate) fn stacks(profile: &Stacks, level: Level) -> Vec<Named<'_>> {
     let name = |frame: u32| {
         let frame = &profile.frames[at(frame)];
         let name = profile.functions[at(frame.function)].name.as_str();
-        (name != "[kernel]" && (level == Level::Functions || !frame.inlined)).then_some(name)
+        (frame.kind != FrameKind::Kernel && (level == Level::Functions || !frame.inlined)).then_some(name)
     };
     let samples = profile.samples.iter().map(|sample| {
         let names: Vec<&str> = sample.frames.iter().filter_map(|frame| name(*frame)).collect();
