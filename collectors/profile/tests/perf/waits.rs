@@ -49,7 +49,9 @@ fn a_program_waits_as_long_as_it_says_where_it_says() {
     println!("{} naps of {slept_ns} ns, seen as {waited_ns} ns", naps.len());
     assert!(naps.len() == 50 && naps.iter().all(|nap| *nap >= 9_000_000), "{naps:?}");
     // Between its clock and the switch it may itself have waited for a CPU: never less is slept than waited.
-    assert!(waited_ns <= slept_ns && waited_ns * 10 >= slept_ns * 7, "{waited_ns} of {slept_ns}");
+    // But for a microsecond a nap between the two readings of the clock.
+    let most_ns = slept_ns + slept_ns / 1_000;
+    assert!(waited_ns <= most_ns && waited_ns * 10 >= slept_ns * 7, "{waited_ns} of {slept_ns}");
 }
 
 #[test]
