@@ -131,7 +131,8 @@ fn who_waits_for_a_disk_is_told_apart() {
         let (disk_ns, slept_ns) = (of(WaitKind::Uninterruptible), of(WaitKind::Sleeping));
         println!("{way}: {told_ns} ns, of which {disk_ns} for the disk and {slept_ns} asleep");
         if matches!(switches, Some(Switches::Traced(_))) {
-            assert!(disk_ns <= told_ns + told_ns / 50 && disk_ns > slept_ns, "{way}: {waits:?}");
+            // Of a quick disk nothing is told at all.
+            assert!(disk_ns <= told_ns + told_ns / 50 && disk_ns >= slept_ns, "{way}: {waits:?}");
         }
     }
 }
