@@ -51,7 +51,10 @@ pub enum HeapError {
     #[error("the process is gone")]
     Gone,
     /// Another user's process, or one that is protected.
-    #[error("its memory may not be read: CAP_SYS_PTRACE is needed for processes of others")]
+    #[error(
+        "its memory may not be read: CAP_SYS_PTRACE is needed, for one's own processes too unless \
+         kernel.yama.ptrace_scope is 0"
+    )]
     Denied,
     /// The system refused.
     #[error("read: {0}")]

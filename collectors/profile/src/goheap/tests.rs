@@ -158,6 +158,23 @@ fn a_cycle_that_is_being_published_is_waited_for() {
 }
 
 #[test]
+fn what_is_published_while_it_is_read_is_reported_as_a_whole_or_not_at_all() {
+    let old = image(100, 4, rest);
+    let new = image(100, 4, |at| [(at + 5, at % 3 + 1), (0, 0), (0, 0), (at % 2, 0)]);
+    let [before, after] = [&old, &new].map(|image| sums(&reading(image, 4).unwrap()));
+    let mut attempts = 0;
+    for reads in 1..40 {
+        let mut image = old.clone();
+        let changed = new.words.iter().filter(|(place, word)| old.words[place] != **word);
+        image.later.extend(changed.map(|(place, word)| (reads, *place, *word)));
+        let found = reading(&image, 4).unwrap();
+        assert!([before, after].contains(&sums(&found)), "{reads}");
+        attempts += found.attempts;
+    }
+    assert!(attempts > 40, "it was never read in the middle of it");
+}
+
+#[test]
 fn a_collection_that_ends_meanwhile_begins_it_anew() {
     let mut image = image(100, 4, rest);
     // The number of the cycle is read first and last; the rest is read in between.
