@@ -152,6 +152,43 @@ fn where_a_function_begins_its_return_address_is_on_top_of_the_stack() {
     assert!(table.bytes() <= 300 << 10, "{}", table.bytes());
 }
 
+/// Three hundred programs at once, each a file of its own: tables, descriptors and openings have a bound, and what finds no
+/// room is counted.
+#[test]
+fn tables_of_many_programs_make_room_for_each_other() {
+    let folder = std::env::temp_dir().join(format!("tables-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (mut modules, mut mappings, mut walker) =
+        (Modules::default(), Mappings::default(), Walker::default());
+    let place = |at: u64| (at + 1) << 24;
+    for at in 0..300 {
+        let path = folder.join(at.to_string());
+        std::fs::copy("/bin/true", &path).unwrap();
+        let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+        let identity = Identity::Inode { major: 0, minor: 0, inode };
+        let module = modules.intern(std::process::id(), identity, path.as_os_str().as_encoded_bytes());
+        assert!(mappings.map(place(at), 1 << 20, 0, module.unwrap()));
+    }
+    for at in 0..300 {
+        for pc in (0x2000..0x5000).step_by(0x800) {
+            let record = record(&[place(at) + pc], 0, &[0; 8]);
+            let walked = walker.walk(std::process::id(), &mappings, &sample(&record));
+            assert_eq!(walked.addresses.first(), Some(&(place(at) + pc)));
+        }
+        let work = walker.work();
+        assert!(work.tables <= 128 && work.bytes <= 7 << 20, "{work:?}");
+    }
+    let work = walker.work();
+    println!("{work:?}");
+    assert!(work.opened >= 256 && work.evicted + 128 >= work.opened && work.refused == 0);
+    // The first is read again when it is asked for again.
+    let read = work.read;
+    let record = record(&[place(0) + 0x2004], 0, &[0; 8]);
+    walker.walk(std::process::id(), &mappings, &sample(&record));
+    assert_eq!(walker.work().read, read + 1);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 /// The bytes of a library's table and of the index to it.
 fn table_bytes(library: &[u8]) -> std::ops::Range<usize> {
     let elf =
