@@ -11,7 +11,6 @@
 //! whole sections in memory for each process.
 
 mod chain;
-mod copied;
 mod expression;
 pub mod image;
 mod rule;
@@ -22,8 +21,8 @@ use crate::perf::attr::REGISTERS;
 use crate::perf::modules::Mappings;
 use crate::perf::record::Sample;
 
+use crate::perf::copied::Copied;
 use chain::Chain;
-use copied::Copied;
 use rule::{Fault, RECORD_BYTES, Registers, Rule};
 pub use tables::Work;
 use tables::{Owner, Tables};

@@ -5,6 +5,7 @@
 
 pub mod attr;
 pub mod cgroup;
+pub(crate) mod copied;
 pub mod cpus;
 pub mod events;
 pub mod maps;

@@ -13,6 +13,7 @@ mod walk;
 
 use crate::binaries::{Binaries, Binary};
 use crate::perf::attr::REGISTERS;
+use crate::perf::copied::Copied;
 use crate::perf::modules::{Kind, Mappings, Place};
 use crate::perf::record::{Sample, Words};
 use crate::perf::session::Seen;
@@ -22,7 +23,7 @@ use crate::symbols::gopclntab::{Pc, Role};
 use answers::{Answers, Key};
 use opener::{Found, Opener};
 pub use statistics::Statistics;
-use walk::{At, Copied, Ending, Known, Registers, Walked, Why};
+use walk::{At, Ending, Known, Registers, Walked, Why};
 
 /// What we run on, and so what the processes run on whose registers we get.
 #[cfg(target_arch = "x86_64")]

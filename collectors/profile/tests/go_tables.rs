@@ -9,6 +9,9 @@
     reason = "clippy sees only #[test] functions as tests, not what they share; what was counted is told"
 )]
 
+#[path = "shared/toolchain.rs"]
+mod toolchain;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
@@ -27,24 +30,12 @@ use profile::symbols::{
     identity,
 };
 
+use toolchain::{go, tools};
+
 /// A sampled instruction every so many bytes of code, beside each function's first.
 const EVERY: u64 = 61;
 /// Disagreements that are shown.
 const SHOWN: usize = 10;
-
-fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools")
-}
-
-/// The Go of the set-up, or the one on PATH; `GO` names another one.
-fn go() -> PathBuf {
-    let ours = tools().join("go/bin/go");
-    match env::var_os("GO") {
-        Some(named) => named.into(),
-        None if ours.exists() => ours,
-        None => "go".into(),
-    }
-}
 
 fn go_minor() -> u32 {
     let output = Command::new(go())

@@ -137,14 +137,13 @@ async fn look(object: &Object, wanted: &Wanted<'_>, clock: &Clock) -> Result<See
     let ended = sampling::watch(&kernel, length, (clock, at), bar, until).await;
     let window_ns = clock.now().since_ns(at);
     let (waited_after, last) = (waited(), node.read().await.ok());
-    let sampled = sampling::end(kernel, clock.now()).await.map_err(|refusal| refused(&refusal))?;
+    let mut sampled = sampling::end(kernel, clock.now()).await.map_err(|refusal| refused(&refusal))?;
     let (interrupted, code) = match ended {
         Ended::Over => (false, None),
         Ended::Interrupted => (true, None),
         Ended::Happened(status) => (false, Some(code(status?))),
     };
     let waited_ns = waited_after.zip(waited_before).map(|(after, before)| after.saturating_sub(before));
-    let mut sampled = sampled;
     if object.command.is_some() {
         without_us(&mut sampled.cpu);
         sampled.off_cpu.iter_mut().for_each(without_us);

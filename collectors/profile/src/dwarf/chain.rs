@@ -4,7 +4,7 @@
 //! addresses belongs to which frame pointer: that is where one may change from the one walk to the other. Refuses to look
 //! for equal addresses: in a recursion they are all equal.
 
-use super::copied::Copied;
+use crate::perf::copied::Copied;
 use crate::perf::record::Words;
 
 /// The kernel's addresses, leaf first, and where the first frame pointer pointed.

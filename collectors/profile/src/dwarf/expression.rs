@@ -4,8 +4,8 @@
 
 use gimli::{Encoding, EndianSlice, Expression, Format, LittleEndian, Operation};
 
-use super::copied::Copied;
 use super::rule::{Fault, Registers, number};
+use crate::perf::copied::Copied;
 
 /// The longest that compilers write has 15; libraries of assembly have a few more.
 pub(super) const BYTES_MAX: usize = 64;

@@ -4,21 +4,21 @@
 //! mapped, by its name as we see it. Each but the kernel's link is held against what the kernel said of the mapping: a file
 //! that was replaced since then is another one. Refuses to map anything.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::perf::maps;
 use crate::perf::modules::{Kind, Mappings, Module};
 use crate::perf::record::Identity;
 use crate::symbols::elf::Elf;
 use crate::symbols::file::{self, ReadAt, Windows};
 use crate::symbols::identity;
+use crate::symbols::vdso;
 
 /// The kernel's page of user code is two pages; four times as much is no vdso.
-const VDSO_BYTES_MAX: u64 = 32 << 10;
+const VDSO_BYTES_MAX: usize = 32 << 10;
 /// Build ids in the kernel's records are cut to so many bytes.
 const KERNEL_ID_BYTES: usize = 20;
 
@@ -69,7 +69,7 @@ impl Image {
     pub fn open(pid: u32, module: &Module, mappings: &Mappings) -> Result<Image, ImageError> {
         match module.kind {
             Kind::Anonymous => Err(ImageError::Anonymous),
-            Kind::Vdso => vdso().map(Image::Vdso).ok_or(ImageError::Open(io::ErrorKind::NotFound)),
+            Kind::Vdso => own_vdso().map(Image::Vdso).ok_or(ImageError::Open(io::ErrorKind::NotFound)),
             Kind::File | Kind::Deleted | Kind::Memfd => file(pid, module, mappings).map(Image::File),
         }
     }
@@ -133,17 +133,14 @@ fn has_id(file: &File, expected: &[u8]) -> Option<bool> {
 }
 
 /// Read once, from our own memory.
-fn vdso() -> Option<Arc<[u8]>> {
+fn own_vdso() -> Option<Arc<[u8]>> {
     static READ: OnceLock<Option<Arc<[u8]>>> = OnceLock::new();
     READ.get_or_init(read_vdso).clone()
 }
 
 fn read_vdso() -> Option<Arc<[u8]>> {
-    let maps = fs::read("/proc/self/maps").ok()?;
-    let mut lines = maps.split(|byte| *byte == b'\n').filter_map(|line| maps::mapping(0, line));
-    let vdso = lines.find(|mapping| mapping.path == b"[vdso]")?;
-    let mut bytes = vec![0; usize::try_from(vdso.length.min(VDSO_BYTES_MAX)).ok()?];
-    File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, vdso.start).ok()?;
+    let mut bytes = vdso::image().ok()?;
+    bytes.truncate(VDSO_BYTES_MAX);
     Some(bytes.into())
 }
 

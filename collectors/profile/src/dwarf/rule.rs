@@ -3,8 +3,8 @@
 //! Owns the arithmetic, all of it checked: registers, stack and rules are whatever a program made of them. Refuses to
 //! guess: a rule that needs what is not there is a [`Fault`].
 
-use super::copied::Copied;
 use super::expression::{self, Inputs};
+use crate::perf::copied::Copied;
 
 /// DWARF's numbers of the registers that are followed. No other is needed to find callers in what compilers write, and no
 /// other is in a sample.

@@ -6,10 +6,10 @@ use proptest::prelude::{ProptestConfig, any};
 use proptest::{collection, proptest};
 
 use super::chain::Chain;
-use super::copied::Copied;
 use super::rule::{Base, Fault, Frame, Kept, Registers, Rule, step};
 use super::table::{Evaluator, Table};
 use super::{FRAMES_MAX, Walk, Walker, walk_file};
+use crate::perf::copied::Copied;
 use crate::perf::modules::{Mappings, Modules};
 use crate::perf::record::{Identity, Layout, Record, Sample, decode};
 

@@ -58,15 +58,8 @@ impl Vdso {
     /// # Errors
     /// See [`VdsoError`].
     pub fn read() -> Result<Vdso, VdsoError> {
-        let maps = read_maps().map_err(|error| VdsoError::Io(error.kind()))?;
-        let range = maps.lines().find_map(range).ok_or(VdsoError::Absent)?;
-        let length = range.end.saturating_sub(range.start);
-        if length == 0 || length > IMAGE_BYTES_MAX {
-            return Err(VdsoError::Absent);
-        }
-        let mut image = vec![0; usize::try_from(length).unwrap_or(0)];
-        let memory = File::open("/proc/self/mem").map_err(|error| VdsoError::Io(error.kind()))?;
-        memory.read_exact_at(&mut image, range.start).map_err(|error| VdsoError::Io(error.kind()))?;
+        let image = image()?;
+        let length = u64::try_from(image.len()).unwrap_or(u64::MAX);
         Ok(Vdso { symbols: NativeSymbols::open(Image(image))?, length })
     }
 
@@ -93,6 +86,20 @@ impl Vdso {
             None => Ok(Vec::new()),
         }
     }
+}
+
+/// The image, from our own memory.
+pub(crate) fn image() -> Result<Vec<u8>, VdsoError> {
+    let maps = read_maps().map_err(|error| VdsoError::Io(error.kind()))?;
+    let range = maps.lines().find_map(range).ok_or(VdsoError::Absent)?;
+    let length = range.end.saturating_sub(range.start);
+    if length == 0 || length > IMAGE_BYTES_MAX {
+        return Err(VdsoError::Absent);
+    }
+    let mut image = vec![0; usize::try_from(length).unwrap_or(0)];
+    let memory = File::open("/proc/self/mem").map_err(|error| VdsoError::Io(error.kind()))?;
+    memory.read_exact_at(&mut image, range.start).map_err(|error| VdsoError::Io(error.kind()))?;
+    Ok(image)
 }
 
 fn read_maps() -> io::Result<String> {

@@ -6,6 +6,7 @@
 //! pointer of its caller, once that is saved, right below. On arm64 the return address is in the link register until it is
 //! saved at the stack pointer, and the frame record that the frame pointer points to begins 8 bytes below that.
 
+use crate::perf::copied::Copied;
 use crate::symbols::elf::Machine;
 use crate::symbols::gopclntab::Role;
 
@@ -109,21 +110,6 @@ struct Frame {
     at: At,
     stack: u64,
     delta: u32,
-}
-
-/// The stack's lowest part.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Copied<'a> {
-    /// Its first address: the stack pointer.
-    pub(super) start: u64,
-    pub(super) bytes: &'a [u8],
-}
-
-impl Copied<'_> {
-    pub(super) fn word(&self, address: u64) -> Option<u64> {
-        let from = usize::try_from(address.checked_sub(self.start)?).ok()?;
-        self.bytes.get(from..)?.first_chunk().map(|raw| u64::from_ne_bytes(*raw))
-    }
 }
 
 /// Walks as far as it takes to meet the chain.

@@ -13,6 +13,8 @@
 mod pairs;
 mod program;
 mod told;
+#[path = "../shared/toolchain.rs"]
+mod toolchain;
 
 use std::{env, os::unix::fs::FileExt, thread, time::Duration};
 

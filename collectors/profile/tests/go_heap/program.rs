@@ -15,6 +15,7 @@ use std::{
 };
 
 use super::told;
+use super::toolchain::{go, tools};
 
 /// A child that does not outlive its test.
 struct Running(Child);
@@ -39,20 +40,6 @@ impl fmt::Display for Build {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (c, pie) = (if self.has_c { " with C" } else { "" }, if self.is_pie { " pie" } else { "" });
         write!(f, "go {}{c}{pie}", self.version.as_deref().unwrap_or("at hand"))
-    }
-}
-
-fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools")
-}
-
-/// The Go of the set-up, or the one on PATH; `GO` names another one.
-fn go() -> PathBuf {
-    let ours = tools().join("go/bin/go");
-    match env::var_os("GO") {
-        Some(named) => named.into(),
-        None if ours.exists() => ours,
-        None => "go".into(),
     }
 }
 

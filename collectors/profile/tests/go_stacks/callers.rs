@@ -1,6 +1,5 @@
 //! A program that spends its time in one kind of leaf, below callers that are always the same.
 
-use std::env;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,20 +9,12 @@ use std::time::Duration;
 use model::profile::FrameKind;
 use profile::perf::attr::Hz;
 
-use crate::etcd::{Ours, Profiler, Program, tools};
+use crate::etcd::{Ours, Profiler, Program};
 use crate::pairs::{Level, Named, stacks};
+use crate::toolchain::go;
 
 /// At the bottom of every goroutine of `main`.
 const BOTTOM: [&str; 3] = ["main.main", "runtime.main", "runtime.goexit"];
-
-fn go() -> PathBuf {
-    let ours = tools().join("go/bin/go");
-    match env::var_os("GO") {
-        Some(named) => named.into(),
-        None if ours.exists() => ours,
-        None => "go".into(),
-    }
-}
 
 /// The program, stripped, built once in each of the two ways.
 fn program(has_c: bool) -> &'static Path {

@@ -13,3 +13,5 @@ mod agreement;
 mod callers;
 mod etcd;
 mod pairs;
+#[path = "../shared/toolchain.rs"]
+mod toolchain;
