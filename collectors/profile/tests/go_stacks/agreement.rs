@@ -9,7 +9,7 @@ use crate::pairs::Level;
 
 /// Short, for a test: the figure for five minutes is what `examples/go_agreement.rs` prints.
 const SHORT: Comparison =
-    Comparison { rounds: 4, theirs_s: 8, ours: Duration::from_secs(3), hz: Hz::TRIGGERED };
+    Comparison { rounds: 8, theirs_s: 8, ours: Duration::from_secs(3), hz: Hz::TRIGGERED };
 
 fn check(version: &str) {
     let etcd = Etcd::start(version);
