@@ -21,7 +21,8 @@ check: ## formatting, lint, licences, dependencies
 
 test: tools check ## everything: tools, check, and every test, real etcd clusters included
 	cargo build --workspace --bins --locked
-	cargo test --workspace --locked
+	# All suites, and of what fails its reason instead of its stack.
+	RUST_BACKTRACE=0 cargo test --workspace --locked --no-fail-fast
 
 demo: ## watch a real etcd get slow and be rolled back; ETCD_VERSION=3.4, 3.5, 3.5.16, 3.6 or 3.7
 	@$(SETUP) toolchain protoc etcd-demo

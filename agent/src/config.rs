@@ -20,7 +20,7 @@ use exporters::otlp::{Endpoint, Signal};
 
 use crate::cli::Source;
 pub(crate) use etcd::Etcd;
-pub(crate) use parts::{Admin, Logging, Profiling};
+pub(crate) use parts::{Admin, Engine, Logging, Profiling};
 pub(crate) use places::Places;
 use tree::{FILE_BYTES_MAX, Map, Node, Notes, read_text};
 pub(crate) use tree::{Problem, Provenance};

@@ -17,13 +17,15 @@ use model::ledger::Ledger;
 use model::origin::Origin;
 use model::record::{Fact, Record};
 use model::time::Clock;
+use profile::capture::Capturer;
+use profile::continuous::Processes;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::admin::{self, Admin};
 use crate::cli::{Exit, Failure};
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::engine_task::{Decisions, EngineTask, Outlets};
 use crate::pipeline::{Pipeline, Shared, Stop, signal};
 use crate::{artefacts, state};
@@ -118,8 +120,12 @@ async fn start(config: Config, recording: Option<&Path>, ledger: Ledger) -> Resu
     let (reload, reloads) = mpsc::channel(1);
     let (change, changes) = mpsc::channel(1);
     admin_server(&mut pipeline, &base, &config, (ends.board.clone(), reload)).await?;
-    sinks(&mut pipeline, &base, &config, (ends, writer), &targets)?;
-    sources::spawn(&mut pipeline, &base, &config, &targets, change);
+    let processes = Processes::default();
+    sources::tell(&processes, &targets);
+    let sampled = sources::sampled(&base, &config, &processes).await;
+    let capturer = sources::capturer(&base, &config, &targets, sampled);
+    sinks(&mut pipeline, &base, &config, (ends, writer), capturer)?;
+    sources::spawn(&mut pipeline, &base, &config, (&targets, processes), change);
     // From here on the sources alone keep the engine alive.
     drop(base);
     Ok(Started { pipeline, reloads, changes })
@@ -220,7 +226,7 @@ fn sinks(
     base: &Base,
     config: &Config,
     (ends, writer): (Ends, Option<crate::recording::Writer>),
-    targets: &[Target],
+    capturer: Capturer,
 ) -> Result<(), Failure> {
     let ledger = &base.shared.ledger;
     if let Some(items) = ends.otlp {
@@ -245,7 +251,6 @@ fn sinks(
     };
     pipeline.sink("rollback", rollback.run(wires));
     pipeline.sink("artefacts", artefacts::run(config.profiling.dir.clone(), ends.captures, ledger.clone()));
-    let capturer = sources::capturer(base, config, targets);
     let inbox = base.inbox.clone();
     let cancel = base.shared.cancel.clone();
     pipeline.source("profiler", capturer.run(ends.requests, ends.marked, inbox, cancel));
@@ -325,10 +330,15 @@ fn calls(config: &Config, target: &Target, probed: bool) -> Vec<String> {
     }
     if target.pprof_url.is_some() && config.profiling.enabled {
         let capture = &config.profiling.capture;
-        calls.push(format!(
-            "a CPU profile of {} s with heap and goroutines every {:?}",
-            capture.baseline_cpu_seconds, capture.refresh
-        ));
+        let cpu = match config.profiling.engine {
+            Engine::Pprof => format!("a CPU profile of {} s", capture.baseline_cpu_seconds),
+            Engine::Auto => format!(
+                "a CPU profile of {} s where the kernel lets nobody be sampled",
+                capture.baseline_cpu_seconds
+            ),
+            Engine::Perf => "no CPU profile".to_owned(),
+        };
+        calls.push(format!("{cpu}, heap and goroutines every {:?}", capture.refresh));
     }
     if calls.is_empty() {
         calls.push("nothing".to_owned());

@@ -60,7 +60,7 @@ const OTHER_WAY: [Wire; 4] = [
 
 const RATES: &str = "scrape: { interval: 1s }
 probe: { writes: true, serializable_read_hz: 0.2, linearizable_read_hz: 0.3, status_hz: 0, lease_hz: 0.5, put_hz: 0 }
-profile: { cpu: 2s, baseline_cpu: 1s }
+profile: { engine: pprof, cpu: 2s, baseline_cpu: 1s }
 otlp: { flush: 2s }
 ";
 

@@ -25,6 +25,8 @@ mod command_line;
 mod profile_command;
 // The same by the kernel's samples: of members without an endpoint, of any process, of a command.
 mod profile_kernel;
+// The daemon's own, of members without an endpoint: always on, on a regression, and for who asks later.
+mod profile_daemon;
 // Profiles as files: what other tools and `agent diff` and `view` make of them.
 mod profile_files;
 // Every release line: metrics, probes, board and check, over each protocol and compression.

@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(90);
 const ZONES: [&str; 3] = ["UTC", "Asia/Kolkata", "America/St_Johns"];
 
 /// Baselines of three members within the first seconds, before anything is rolled out.
-const RATES: &str = "profile: { cpu: 1s, baseline_cpu: 1s }
+const RATES: &str = "profile: { engine: pprof, cpu: 1s, baseline_cpu: 1s }
 probe: { writes: true, serializable_read_hz: 0.2, linearizable_read_hz: 0.3, status_hz: 0, lease_hz: 0.5, put_hz: 0 }
 slo: { write_limit: 64ms }
 ";

@@ -85,7 +85,7 @@ pub enum Baseline {
 pub struct ProfileSet {
     /// When it began.
     pub at: Stamp,
-    /// How it was taken: `go_pprof`, later `perf`.
+    /// How CPU time was taken: `go_pprof` by the process itself, `perf` by the kernel.
     pub engine: String,
     /// Counts by kind.
     pub counts: Vec<FunctionCounts>,

@@ -112,6 +112,7 @@ fn diffs(
                 finding,
                 target: capture.target.clone(),
                 kind: now.kind,
+                engine: after.engine.clone(),
                 unit: unit(now.kind).to_owned(),
                 baseline,
                 baseline_age_s: after.at.since_ns(before.at) / SECOND_NS,

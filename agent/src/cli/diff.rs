@@ -18,7 +18,8 @@ use serde::Serialize;
 
 use super::opened::{self, Kind, Opened, Output, Side};
 use super::{Ended, Exit, Failure, say, tell};
-use rule::{Hit, Rule};
+use rule::Hit;
+pub(super) use rule::Rule;
 
 /// Functions that are gone, or new, and told by name.
 const NAMED_MAX: usize = 10;
@@ -135,9 +136,23 @@ pub(super) fn diff(diff: &Diff) -> Ended {
     }
     match diff.output {
         Output::Json => say(&serde_json::to_string_pretty(&told)?),
-        Output::Table => table::print(&told),
+        Output::Table => table::lines(&told).iter().for_each(|line| say(line)),
     }
     Ok(if told.failed.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+/// The same of a capture that was just taken: what is told of it, and whether a rule was hit; `None` where the two have no kind
+/// in common.
+pub(super) fn held(before: Vec<Opened>, after: Vec<Opened>, rules: &[Rule]) -> Option<(Vec<String>, bool)> {
+    let profiles = compared(before, after);
+    if profiles.is_empty() {
+        return None;
+    }
+    let failed = judged(rules, &profiles);
+    let is_failed = !failed.is_empty();
+    let (before, after) = (String::new(), String::new());
+    let told = Told { schema_version: 1, before, after, profiles, failed, files: Vec::new() };
+    Some((table::lines(&told), is_failed))
 }
 
 fn compared(before: Vec<Opened>, mut after: Vec<Opened>) -> Vec<Compared> {

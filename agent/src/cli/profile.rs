@@ -2,6 +2,7 @@
 //!
 //! Owns the order of the work and the exit codes. Reads only; what is missing is said and the rest is told.
 
+mod against;
 mod bar;
 mod choose;
 mod decide;
@@ -32,9 +33,11 @@ use profile::counts;
 use profile::fetch::FetchError;
 use profile::perf::attr::Hz;
 
+use super::diff::Rule;
 use super::{Ended, Exit, Failure, Source, runtime, tell};
 use crate::config::{Config, Loaded, parse_duration};
 use crate::run::sources;
+use against::{Against, Earlier, Whose};
 use gather::{Gathered, Gatherer, Missing};
 use out::Out;
 use sampling::{Engine, Sampling};
@@ -70,6 +73,13 @@ pub(super) struct Profile {
     /// By what stacks are taken.
     #[arg(long, value_enum, default_value = "auto")]
     engine: Engine,
+    /// What was before: a pprof file, a capture's folder, or `last` for what the daemon has kept on this node.
+    #[arg(long, value_name = "FILE|last")]
+    against: Option<Against>,
+    /// Exit with 1 when a function's share of the total changed by more than that, for sure, as in `agent diff`; may be
+    /// given again.
+    #[arg(long, value_name = "RULE", requires = "against")]
+    fail_on: Vec<Rule>,
 }
 
 /// What is wanted, whoever it is of.
@@ -78,6 +88,17 @@ struct Wanted<'a> {
     length: Option<Duration>,
     out: Option<&'a Path>,
     sampling: Sampling,
+    against: Option<&'a Against>,
+    rules: &'a [Rule],
+    /// Where the daemon keeps what was before.
+    history: &'a Path,
+}
+
+impl Wanted<'_> {
+    fn earlier(&self, whose: &Whose, clock: &Clock) -> Result<Option<Result<Earlier, String>>, Failure> {
+        let find = |against| against::find(against, self.rules, self.history, (whose, clock.now()));
+        self.against.map(find).transpose()
+    }
 }
 
 fn length(text: &str) -> Result<Duration, String> {
@@ -106,7 +127,14 @@ async fn run(config: &Config, arguments: &Profile) -> Ended {
     let clock = clock::system();
     let Profile { length, engine, hz, off_cpu, heap, .. } = *arguments;
     let sampling = Sampling { engine, hz, off_cpu, heap };
-    let wanted = Wanted { length, out: arguments.out.as_deref(), sampling };
+    let wanted = Wanted {
+        length,
+        out: arguments.out.as_deref(),
+        sampling,
+        against: arguments.against.as_ref(),
+        rules: &arguments.fail_on,
+        history: &config.profiling.history,
+    };
     let members = match arguments.who.name() {
         Some(_) => sources::find(config, &[]).await.targets,
         None => Vec::new(),
@@ -122,6 +150,8 @@ async fn member(config: &Config, name: Option<&str>, wanted: &Wanted<'_>, clock:
     let target = &chosen.target;
     let endpoint = choose::endpoint(config, target).await?;
     let scraper = choose::scraper(target)?;
+    let process = target.pid.map(subject::called);
+    let earlier = wanted.earlier(&Whose { pids: target.pid.into_iter().collect(), process }, clock)?;
     let out = Out::prepare(wanted.out, &target.name, clock.now())?;
     let gatherer =
         Gatherer { target, endpoint: endpoint.as_ref(), sampling: wanted.sampling, scraper, clock };
@@ -132,14 +162,16 @@ async fn member(config: &Config, name: Option<&str>, wanted: &Wanted<'_>, clock:
     }
     let mut lines = report::lines(&chosen, &seen);
     let set = set(seen);
-    let files = out.write(&set, &format!("etcd {}", target.name), &lines)?;
+    let held = against::hold(earlier, &set, wanted.rules);
+    lines.extend(held.lines);
+    let files = out.write((held.before.as_ref(), &set), &format!("etcd {}", target.name), &lines)?;
     if !files.is_empty() {
         lines.push(format!("files: {}", files.join(" ")));
     }
     for line in &lines {
         out.tell(line);
     }
-    Ok(Exit::Ok)
+    Ok(if held.is_failed { Exit::Failed } else { Exit::Ok })
 }
 
 /// Why there is nothing to report at all.

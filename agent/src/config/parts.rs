@@ -24,6 +24,21 @@ pub(crate) struct Profiling {
     pub(crate) dir: PathBuf,
     /// The capturer's configuration.
     pub(crate) capture: profile::capture::Config,
+    /// By what CPU time is taken.
+    pub(crate) engine: Engine,
+    /// Windows of the kernel's samples, for a "before".
+    pub(crate) history: PathBuf,
+}
+
+/// By what the CPU time of members is profiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// By the kernel's samples where it lets us, else by their endpoints.
+    Auto,
+    /// By the kernel's samples alone.
+    Perf,
+    /// By their endpoints alone: nobody is sampled.
+    Pprof,
 }
 
 /// Health, metrics, board on loopback; verbs on a socket.
@@ -162,7 +177,17 @@ pub(super) fn profiling(root: &mut Map<'_>, state_dir: &Path) -> Profiling {
     let whole_seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let enabled = map.flag("enabled", true);
     let dir = PathBuf::from(map.text_or("dir", &state_dir.join("profiles").display().to_string()));
-    let cpu = map.duration("cpu", SECOND * default.cpu_seconds, (SECOND, 60 * SECOND));
+    let engine = match map.word("engine", &["auto", "perf", "pprof"]) {
+        "perf" => Engine::Perf,
+        "pprof" => Engine::Pprof,
+        _ => Engine::Auto,
+    };
+    let history = PathBuf::from(map.text_or("history", &state_dir.join("history").display().to_string()));
+    // Where nothing is said, each engine has its own; the one that is shown is that of the samples.
+    let is_cpu_given = map.has("cpu");
+    let cpu = map.duration("cpu", 30 * SECOND, (SECOND, 60 * SECOND));
+    let cpu = is_cpu_given.then_some(cpu);
+    let is_heap_read = map.flag("heap_from_memory", false);
     let baseline_cpu =
         map.duration("baseline_cpu", SECOND * default.baseline_cpu_seconds, (SECOND, 60 * SECOND));
     let refresh = map.duration("refresh", default.refresh, (60 * SECOND, DAY));
@@ -171,15 +196,16 @@ pub(super) fn profiling(root: &mut Map<'_>, state_dir: &Path) -> Profiling {
     let kill_switch = PathBuf::from(map.text_or("kill_switch", &default.kill_switch.display().to_string()));
     map.done();
     let capture = profile::capture::Config {
-        cpu_seconds: whole_seconds(cpu),
+        cpu_seconds: cpu.map(whole_seconds),
         baseline_cpu_seconds: whole_seconds(baseline_cpu),
+        is_heap_read,
         captures_per_hour,
         cool_down,
         refresh,
         kill_switch,
         ..default
     };
-    Profiling { enabled, dir, capture }
+    Profiling { enabled, dir, capture, engine, history }
 }
 
 /// Reads `slo` and `verdict`.

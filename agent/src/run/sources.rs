@@ -7,14 +7,16 @@ use std::time::Duration;
 use collectors::discover::{self, Discovery, Environment};
 use collectors::target::Target;
 use collectors::{clock, host, logs, marks, member, probe, scrape, tls};
-use profile::capture::{Capturer, ProfileTarget};
+use profile::capture::{BySamples, Capturer, Pprof, ProfileTarget};
+use profile::continuous::{self, Continuous, Processes};
+use profile::history::Limits;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Base;
-use crate::config::Config;
+use crate::config::{Config, Engine};
 use crate::pipeline::Pipeline;
 
 /// How often the processes of the members are looked for again: a restarted member has another pid.
@@ -84,7 +86,7 @@ pub(super) fn spawn(
     pipeline: &mut Pipeline,
     base: &Base,
     config: &Config,
-    targets: &[Target],
+    (targets, seen): (&[Target], Processes),
     change: mpsc::Sender<()>,
 ) {
     let cancel = || base.shared.cancel.clone();
@@ -102,7 +104,10 @@ pub(super) fn spawn(
     reading.filesystems.extend(data_dirs(targets, &config.host.filesystems));
     let host = host::Host::new(PathBuf::from("/"), reading, watched_end, base.clock.clone(), ledger());
     pipeline.source("host", host.run(Arc::clone(&base.node), base.inbox.clone(), cancel()));
-    pipeline.source("members", follow_members(watched, targets.to_vec(), config.clone(), (cancel(), change)));
+    pipeline.source(
+        "members",
+        follow_members((watched, seen), targets.to_vec(), config.clone(), (cancel(), change)),
+    );
     let files: Vec<_> = targets
         .iter()
         .filter_map(|target| {
@@ -163,27 +168,89 @@ fn members(
     }
 }
 
-/// The profiler of all members that may have an endpoint; it also answers for those that have none.
-pub(super) fn capturer(base: &Base, config: &Config, targets: &[Target]) -> Capturer {
-    let targets = targets.iter().filter(|_| config.profiling.enabled).filter_map(profiled).collect();
-    Capturer::new(targets, config.profiling.capture.clone(), base.clock.clone(), base.shared.ledger.clone())
+/// The kernel's samples, where they are wanted and allowed; why not is said once.
+pub(super) async fn sampled(base: &Base, config: &Config, processes: &Processes) -> Option<BySamples> {
+    let profiling = &config.profiling;
+    if !profiling.enabled || profiling.engine == Engine::Pprof {
+        return None;
+    }
+    let ring = continuous::Config {
+        ring: profiling.history.clone(),
+        limits: Limits::default(),
+        kill_switch: profiling.capture.kill_switch.clone(),
+    };
+    let (members, clock, ledger) = (processes.clone(), base.clock.clone(), base.shared.ledger.clone());
+    let started = spawn_blocking(move || Continuous::start(ring, members, clock, ledger)).await;
+    match started {
+        Ok(Ok(continuous)) => {
+            info!(
+                "who runs on this node is sampled 19 times a second of CPU time, into {}; nothing is sent to anybody for it",
+                profiling.history.display()
+            );
+            Some(BySamples { continuous, processes: processes.clone() })
+        }
+        Ok(Err(error)) => {
+            base.shared.ledger.add("agent_profiler_refused_total", error.reason(), 1);
+            let instead = match profiling.engine {
+                Engine::Perf => "no CPU profiles are taken",
+                Engine::Auto | Engine::Pprof => "CPU profiles come from members' endpoints alone",
+            };
+            warn!(%error, "who runs on this node cannot be sampled: {instead}");
+            None
+        }
+        Err(error) => {
+            warn!(%error, "who runs on this node cannot be sampled");
+            None
+        }
+    }
 }
 
-fn profiled(target: &Target) -> Option<ProfileTarget> {
-    let base_url = target.pprof_url.clone()?;
+/// The profiler of all members; it also answers for those that cannot be profiled.
+pub(super) fn capturer(
+    base: &Base,
+    config: &Config,
+    targets: &[Target],
+    sampled: Option<BySamples>,
+) -> Capturer {
+    let profiling = &config.profiling;
+    let targets = targets.iter().filter(|_| profiling.enabled);
+    // By samples alone, endpoints still give what samples cannot: heaps and goroutines.
+    let is_pulled = profiling.engine != Engine::Perf || sampled.is_some();
+    let targets = targets.map(|target| profiled(target, is_pulled)).collect();
+    let (clock, ledger) = (base.clock.clone(), base.shared.ledger.clone());
+    let capturer = Capturer::new(targets, profiling.capture.clone(), clock, ledger);
+    match sampled {
+        Some(sampled) => capturer.sampling(sampled),
+        None => capturer,
+    }
+}
+
+fn profiled(target: &Target, is_pulled: bool) -> ProfileTarget {
+    let identity = target.identity.clone();
+    let identity = Arc::new(move || identity.origin());
+    let pprof = target.pprof_url.clone().filter(|_| is_pulled).and_then(|url| pprof(target, url));
+    ProfileTarget { name: target.name.clone(), pprof, identity }
+}
+
+fn pprof(target: &Target, base_url: String) -> Option<Pprof> {
     let tls = base_url.starts_with("https://").then(|| tls::client_config(&target.tls)).transpose();
     let client = tls
         .map_err(|error| error.to_string())
         .and_then(|tls| profile::fetch::client(tls).map_err(|error| error.to_string()));
     match client {
-        Ok(client) => {
-            let identity = target.identity.clone();
-            let identity = Arc::new(move || identity.origin());
-            Some(ProfileTarget { name: target.name.clone(), base_url, client, identity })
-        }
+        Ok(client) => Some(Pprof { base_url, client }),
         Err(error) => {
-            warn!(member = %target.name, %error, "not profiled");
+            warn!(member = %target.name, %error, "its endpoint is not asked for profiles");
             None
+        }
+    }
+}
+
+/// Tells whose samples are whose.
+pub(super) fn tell(processes: &Processes, targets: &[Target]) {
+    for target in targets.iter().filter(|target| target.local) {
+        if let Some(pid) = target.pid {
+            processes.seen(&target.name, pid);
         }
     }
 }
@@ -198,7 +265,7 @@ fn processes(targets: &[Target]) -> Vec<host::Watched> {
 
 /// Keeps the pids of the members fresh, and tells when other members run here than at start.
 async fn follow_members(
-    watched: watch::Sender<Vec<host::Watched>>,
+    (watched, seen): (watch::Sender<Vec<host::Watched>>, Processes),
     started: Vec<Target>,
     config: Config,
     (cancel, change): (CancellationToken, mpsc::Sender<()>),
@@ -215,6 +282,7 @@ async fn follow_members(
         if changed && change.try_send(()).is_ok() {
             info!(members = now.len(), "other members run here now");
         }
+        tell(&seen, &now);
         watched.send_if_modified(|known| {
             let new = processes(&now);
             let changed = *known != new;

@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use model::profile::{Baseline, ProfileKind};
+use model::profile::{Baseline, ProfileKind, Stacks};
 use model::time::{SECOND_NS, Stamp};
+
+use crate::weight;
 
 /// Baselines of one target: an hour of ten-minute refreshes.
 const PER_TARGET_MAX: usize = 6;
@@ -18,7 +20,7 @@ const SHOT_BYTES_MAX: usize = 2 << 20;
 pub const AGED_NS: u64 = 5 * 60 * SECOND_NS;
 
 /// One capture as it was received.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shot {
     /// When the first request was sent.
     pub began: Stamp,
@@ -26,13 +28,16 @@ pub struct Shot {
     pub ended: Stamp,
     /// Bodies by kind.
     pub bodies: Vec<(ProfileKind, Vec<u8>)>,
+    /// What no endpoint gave: a heap that was read from memory.
+    pub read: Vec<Stacks>,
 }
 
 impl Shot {
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bodies.iter().map(|(_, body)| body.len()).sum()
+        let bodies: usize = self.bodies.iter().map(|(_, body)| body.len()).sum();
+        bodies + self.read.iter().map(weight::of_stacks).sum::<usize>()
     }
 }
 
@@ -119,7 +124,8 @@ mod tests {
     }
 
     fn shot(seconds: u64, bytes: usize) -> Shot {
-        Shot { began: at(seconds), ended: at(seconds + 5), bodies: vec![(ProfileKind::Cpu, vec![0; bytes])] }
+        let bodies = vec![(ProfileKind::Cpu, vec![0; bytes])];
+        Shot { began: at(seconds), ended: at(seconds + 5), bodies, read: Vec::new() }
     }
 
     fn ring(seconds: &[u64]) -> Baselines {

@@ -1,20 +1,23 @@
 //! The collector of profiles: one capture at a time, each request answered once, baselines in between.
 //!
-//! Owns budget, cool-down and kill switch. Refuses to queue: a request that finds no place is answered by the caller
+//! Owns budget, cool-down and kill switch, and what is taken by whom: CPU time by the kernel where it lets us, else by the
+//! process itself; heaps and goroutines by the process itself, heaps from its memory where that is allowed. Refuses to queue: a request that finds no place is answered by the caller
 //! with [`refused`].
 
+mod config;
 mod kill_switch;
+mod sampled;
 mod shot;
+mod take;
+mod target;
 
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use model::inbox::Inbox;
 use model::ledger::Ledger;
 use model::origin::Origin;
-use model::profile::{Baseline, CaptureOutcome, CaptureResult, ProfileSet};
+use model::profile::{CaptureOutcome, CaptureResult};
 use model::record::{Fact, Record};
 use model::request::{Ask, Request};
 use model::time::{Clock, SECOND_NS, Stamp};
@@ -24,68 +27,15 @@ use tracing::{Instrument, info, info_span, warn};
 
 use crate::baselines::Baselines;
 use crate::fetch::FetchError;
+use crate::weight;
 
-pub use shot::{Once, once};
+pub use config::Config;
+pub use target::{BySamples, Identity, Pprof, ProfileTarget};
 
 /// A baseline that failed for a passing reason is tried again after this.
 const RETRY_NS: u64 = 60 * SECOND_NS;
 /// The budget's window.
 const HOUR_NS: u64 = 3_600 * SECOND_NS;
-
-/// Tells who a target is, as far as it is known by now.
-pub type Identity = Arc<dyn Fn() -> Arc<Origin> + Send + Sync>;
-
-/// A process with a pprof endpoint.
-#[derive(Clone)]
-pub struct ProfileTarget {
-    /// Member name, as requests name it.
-    pub name: String,
-    /// Scheme, host and port, e.g. `https://127.0.0.1:2379`.
-    pub base_url: String,
-    /// Made by [`crate::fetch::client`].
-    pub client: reqwest::Client,
-    /// Whom records are about.
-    pub identity: Identity,
-}
-
-impl fmt::Debug for ProfileTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProfileTarget").field("name", &self.name).field("base_url", &self.base_url).finish()
-    }
-}
-
-/// What may be captured, how long, how often.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Length of a capture on a trigger, seconds.
-    pub cpu_seconds: u32,
-    /// Length of a baseline, seconds.
-    pub baseline_cpu_seconds: u32,
-    /// Captures an hour on this node, over all targets; baselines not counted.
-    pub captures_per_hour: usize,
-    /// After a capture of a target, the next one of the same target waits as long. The first never waits.
-    pub cool_down: Duration,
-    /// A new baseline of each target as often.
-    pub refresh: Duration,
-    /// A new baseline so long after a rollout marker, when the new revision has settled.
-    pub after_marker: Duration,
-    /// While this file exists nothing is profiled on the node.
-    pub kill_switch: PathBuf,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            cpu_seconds: 5,
-            baseline_cpu_seconds: 5,
-            captures_per_hour: 6,
-            cool_down: Duration::from_secs(600),
-            refresh: Duration::from_secs(600),
-            after_marker: Duration::from_secs(30),
-            kill_switch: PathBuf::from("/etc/backburn/no-profiling"),
-        }
-    }
-}
 
 /// The answer to a request that is not taken on, e.g. because the slot is full (`slot_full`).
 #[must_use]
@@ -103,6 +53,7 @@ fn ended(request: &Request, origin: Arc<Origin>, at: Stamp, outcome: CaptureOutc
 #[derive(Debug)]
 pub struct Capturer {
     targets: Vec<Planned>,
+    sampled: Option<BySamples>,
     config: Config,
     clock: Clock,
     ledger: Ledger,
@@ -136,7 +87,14 @@ impl Capturer {
         let now = clock.now().mono_ns;
         let planned = |target| Planned { target, baseline_due_ns: now, last_capture: None, told: None };
         let targets = targets.into_iter().map(planned).collect();
-        Capturer { targets, config, clock, ledger, baselines: Baselines::default(), spent: Vec::new() }
+        let baselines = Baselines::default();
+        Capturer { targets, sampled: None, config, clock, ledger, baselines, spent: Vec::new() }
+    }
+
+    /// Takes CPU time from the kernel's samples.
+    #[must_use]
+    pub fn sampling(self, sampled: BySamples) -> Capturer {
+        Capturer { sampled: Some(sampled), ..self }
     }
 
     /// Runs until cancelled or until nobody can ask any more. Each request it received ends in exactly one record.
@@ -187,6 +145,9 @@ impl Capturer {
             let record = self.end(&request, CaptureOutcome::Refused { reason: "shutdown".to_owned() });
             send(&inbox, record).await;
         }
+        if let Some(sampled) = self.sampled {
+            sampled.continuous.stop().await;
+        }
     }
 
     async fn wait(
@@ -196,7 +157,9 @@ impl Capturer {
         cancel: &CancellationToken,
     ) -> Event {
         let now = self.clock.now().mono_ns;
-        let next = self.targets.iter().enumerate().min_by_key(|(_, planned)| planned.baseline_due_ns);
+        let planned =
+            self.targets.iter().enumerate().filter(|(_, planned)| self.has_baseline(&planned.target));
+        let next = planned.min_by_key(|(_, planned)| planned.baseline_due_ns);
         let due = async {
             match next {
                 Some((at, planned)) => {
@@ -248,8 +211,9 @@ impl Capturer {
             self.ledger.add("agent_profile_baselines_total", "kill_switch", 1);
             return;
         }
+        let Some(planned) = self.targets.get(at) else { return };
         let shot = tokio::select! {
-            shot = shot::take(&planned.target, self.config.baseline_cpu_seconds, &self.clock) => shot,
+            shot = self.shoot(&planned.target) => shot,
             () = kill_switch::appears(&self.config.kill_switch) => {
                 self.ledger.add("agent_profile_baselines_total", "kill_switch", 1);
                 return;
@@ -259,6 +223,7 @@ impl Capturer {
             shot::check(&shot, &self.ledger)?;
             Ok(shot)
         });
+        let Some(planned) = self.targets.get_mut(at) else { return };
         match outcome {
             Ok(shot) => {
                 planned.baseline_due_ns = shot.ended.mono_ns.saturating_add(refresh);
@@ -297,17 +262,7 @@ impl Capturer {
             biased;
             () = cancel.cancelled() => interrupted("shutdown"),
             () = kill_switch::appears(&self.config.kill_switch) => interrupted("kill_switch"),
-            shot = shot::take(&planned.target, self.config.cpu_seconds, &self.clock) => {
-                match shot.and_then(|shot| shot::decode(&shot, &self.ledger)) {
-                    Ok(after) => self.compared(target, asked, *before_mono_ns, after),
-                    Err(shot::TakeError::Fetch(FetchError::NoEndpoint)) => {
-                        CaptureOutcome::Refused { reason: "no_endpoint".to_owned() }
-                    }
-                    Err(error) => {
-                        CaptureOutcome::Failed { reason: error.reason().to_owned(), detail: error.to_string() }
-                    }
-                }
-            }
+            outcome = self.take(&planned.target, asked, *before_mono_ns) => outcome,
         };
         if cost_something(&outcome) {
             self.spent.push(asked);
@@ -332,20 +287,6 @@ impl Capturer {
         }
         self.spent.retain(|begun| now.since_ns(*begun) < HOUR_NS);
         if self.spent.len() >= self.config.captures_per_hour { Err("budget") } else { Ok(at) }
-    }
-
-    fn compared(
-        &self,
-        target: &str,
-        asked: Stamp,
-        before_mono_ns: Option<u64>,
-        after: ProfileSet,
-    ) -> CaptureOutcome {
-        let (shot, label) = self.baselines.choose(target, asked, before_mono_ns);
-        // It could be decoded when it was kept.
-        let before = shot.and_then(|shot| shot::decode(shot, &self.ledger).ok()).map(Arc::new);
-        let baseline = if before.is_some() { label } else { Baseline::Missing };
-        CaptureOutcome::Done { before, baseline, after: Arc::new(after) }
     }
 
     fn end(&self, request: &Request, outcome: CaptureOutcome) -> Record {
@@ -381,7 +322,7 @@ fn cost_something(outcome: &CaptureOutcome) -> bool {
 
 /// Waits for a place: a request must end in its record. Only an engine that has gone gets none.
 async fn send(inbox: &Inbox, record: Record) {
-    if let Ok(place) = inbox.wait(shot::record_bytes(&record)).await {
+    if let Ok(place) = inbox.wait(weight::of_record(&record)).await {
         place.send(record);
     }
 }

@@ -14,6 +14,7 @@ use crate::perf::refusal::Refusal;
 use crate::perf::session::{End, Plan, Session};
 use crate::perf::statistics::Statistics;
 use crate::perf::target::Target;
+use crate::perf::tracepoint::Switches;
 use crate::sampler::{Harvest, Sampler};
 use crate::unwind;
 
@@ -28,6 +29,8 @@ pub struct Wish {
     pub stack_bytes: StackBytes,
     /// Whether what waits is wanted too.
     pub is_waiting_wanted: bool,
+    /// A process that is followed for its children alone: us, where a command is ours to start.
+    pub left_out: Option<u32>,
 }
 
 /// A session and what it has counted.
@@ -57,6 +60,7 @@ pub struct Kernel {
     waiting: Option<Half>,
     waiting_refused: Option<Refusal>,
     names: Names,
+    left_out: Option<u32>,
     at: Stamp,
 }
 
@@ -75,7 +79,8 @@ impl Kernel {
                 Err(refusal) => (None, Some(refusal)),
             },
         };
-        Ok(Kernel { running, waiting, waiting_refused, names: Names::new(binaries), at })
+        let (names, left_out) = (Names::new(binaries), wish.left_out);
+        Ok(Kernel { running, waiting, waiting_refused, names, left_out, at })
     }
 
     /// Samples of what runs, until now.
@@ -96,14 +101,19 @@ impl Kernel {
         let duration_ns = now.since_ns(self.at);
         let abilities = self.running.session.abilities();
         let outcome = self.running.session.stop();
+        let is_waiting_traced = self.waiting.as_ref().is_some_and(|half| {
+            half.session.abilities().switches.as_ref().and_then(Switches::traced).is_some()
+        });
         let waiting = self.waiting.map(|half| (half.session.stop().statistics, half.harvest.take()));
-        let counted = self.running.harvest.take();
+        let mut counted = self.running.harvest.take();
+        self.left_out.into_iter().for_each(|pid| counted.stacks.leave_out(pid));
         let hz = u64::from(outcome.statistics.hz.max(1));
         let mut capture =
             Capture { kind: ProfileKind::Cpu, at: self.at, duration_ns, period_ns: 1_000_000_000 / hz };
         let (cpu, naming) = self.names.name(&counted.stacks, &capture);
         (capture.kind, capture.period_ns) = (ProfileKind::OffCpu, 0);
-        let off_cpu = waiting.map(|(statistics, counted)| {
+        let off_cpu = waiting.map(|(statistics, mut counted)| {
+            self.left_out.into_iter().for_each(|pid| counted.stacks.leave_out(pid));
             let (stacks, _) = self.names.name(&counted.stacks, &capture);
             (stacks, statistics)
         });
@@ -122,6 +132,7 @@ impl Kernel {
             naming,
             overflow: counted.stacks.overflow(),
             waiting: off_cpu.as_ref().map(|(_, statistics)| *statistics),
+            is_waiting_traced,
             waiting_refused: self.waiting_refused,
         };
         Sampled { cpu, off_cpu: off_cpu.map(|(stacks, _)| stacks), account }
@@ -160,6 +171,8 @@ pub struct Account {
     pub overflow: u64,
     /// The same of the events of waiting.
     pub waiting: Option<Statistics>,
+    /// Whether the scheduler itself says what for; else a sleep may be a wait for a device.
+    pub is_waiting_traced: bool,
     /// Why waiting was not seen although it was wanted.
     pub waiting_refused: Option<Refusal>,
 }

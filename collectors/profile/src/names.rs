@@ -23,13 +23,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::profile::{ProfileKind, Stacks};
+use model::profile::{Owner, ProfileKind, Stacks};
 use model::time::Stamp;
 
 use crate::binaries::{Binaries, Binary, Missing, State};
 use crate::perf::modules::{Kind, Module};
 use crate::perf::record::Identity;
 use crate::perf::stacks::{self, Frame, KERNEL, NOWHERE, Stack};
+use crate::pods::Pods;
 
 pub use kernel::Kernel;
 use known::{Ends, Key, Known};
@@ -105,6 +106,7 @@ pub struct Names {
     numbers: HashMap<(Identity, PathBuf), Number>,
     last_number: u32,
     hot: frames::Hot,
+    pods: Pods,
 }
 
 impl Names {
@@ -126,16 +128,26 @@ impl Names {
         let mut statistics = naming.statistics;
         self.hot.cool();
         statistics.cut = output.cut();
-        (output.finish(capture), statistics)
+        let mut named = output.finish(capture);
+        let in_pods = named.owners.iter_mut().filter(|owner| !owner.pod.is_empty());
+        in_pods.for_each(|owner| self.name_pod(owner, capture.at));
+        (named, statistics)
     }
 
-    /// The number of a module's file in the state that it is in.
+    /// The kernel knows pods by their uid; where their names are not known, it stays.
+    fn name_pod(&mut self, owner: &mut Owner, at: Stamp) {
+        if let Some(pod) = self.pods.find(&owner.pod, at) {
+            (owner.pod, owner.namespace) = (pod.name.clone(), pod.namespace.clone());
+        }
+    }
+
     /// Where names of the kernel come from.
     #[must_use]
     pub fn kernel(&self) -> &Kernel {
         &self.kernel
     }
 
+    /// The number of a module's file in the state that it is in.
     fn number(&mut self, module: &Module, state: State) -> u32 {
         if self.numbers.len() >= MODULES_MAX {
             self.numbers.clear();

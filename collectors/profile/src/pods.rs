@@ -61,6 +61,12 @@ pub struct Pods {
     read: Option<Stamp>,
 }
 
+impl Default for Pods {
+    fn default() -> Pods {
+        Pods::new(Path::new("/"))
+    }
+}
+
 impl Pods {
     /// `root` is where the node's file system is, `/` or a mount of it.
     #[must_use]

@@ -271,6 +271,7 @@ fn diff(target: &str) -> Arc<Finding> {
         finding: 3,
         target: target.to_owned(),
         kind: ProfileKind::Cpu,
+        engine: "perf".to_owned(),
         unit: "ns".to_owned(),
         baseline: Baseline::BeforeMarker,
         baseline_age_s: 60,

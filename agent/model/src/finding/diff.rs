@@ -15,6 +15,8 @@ pub struct ProfileDiff {
     pub target: String,
     /// Kind.
     pub kind: ProfileKind,
+    /// How CPU time was taken, as [`ProfileSet::engine`](crate::profile::ProfileSet) has it.
+    pub engine: String,
     /// Unit, UCUM.
     pub unit: String,
     /// What the "before" is.

@@ -15,7 +15,7 @@ const Z: f64 = 1.959_963_984_540_054;
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Rule {
+pub(in crate::cli) struct Rule {
     text: String,
     glob: String,
     sense: Sense,

@@ -4,22 +4,22 @@ use model::finding::FunctionDiff;
 
 use super::{Compared, Failed, NAMED_MAX, Named, Told};
 use crate::cli::opened::{Opened, is_colourful, percent, shown, sureness, taken, title, whole};
-use crate::cli::say;
 
 const GREW: &str = "\x1b[31m";
 const SHRANK: &str = "\x1b[34m";
 const STRONG: &str = "\x1b[1m";
 const PLAIN: &str = "\x1b[0m";
 
-/// Prints each kind, what is gone and new, the rules that were hit, and the files.
-pub(super) fn print(told: &Told) {
+/// Each kind, what is gone and new, the rules that were hit, and the files.
+pub(super) fn lines(told: &Told) -> Vec<String> {
+    let mut lines = Vec::new();
     let colourful = is_colourful();
     for of in &told.profiles {
-        of_kind(of, colourful);
-        say("");
+        of_kind(of, colourful, &mut lines);
+        lines.push(String::new());
     }
     for Failed { kind, hit } in &told.failed {
-        say(&format!(
+        lines.push(format!(
             "FAILED {}: {} {} -> {} of {} ({})",
             hit.rule,
             shown(&hit.function),
@@ -29,36 +29,33 @@ pub(super) fn print(told: &Told) {
             change(hit.after - hit.before, (hit.low, hit.high))
         ));
     }
-    for file in &told.files {
-        say(&format!("files: {file}"));
-    }
+    lines.extend(told.files.iter().map(|file| format!("files: {file}")));
+    lines
 }
 
-fn of_kind(of: &Compared, colourful: bool) {
+fn of_kind(of: &Compared, colourful: bool, lines: &mut Vec<String>) {
     let (before, after) = &of.sides;
     let strong = |text: String| if colourful { format!("{STRONG}{text}{PLAIN}") } else { text };
-    say(&strong(format!(
+    lines.push(strong(format!(
         "{}: {} -> {}{}",
         title(&after.counts),
         whole(&before.counts),
         whole(&after.counts),
         grown(before, after)
     )));
-    say(&format!("before: {}{}", sureness(before), when(before)));
-    say(&format!("after:  {}{}", sureness(after), when(after)));
+    lines.push(format!("before: {}{}", sureness(before), when(before)));
+    lines.push(format!("after:  {}{}", sureness(after), when(after)));
     if of.functions.is_empty() {
-        say("no function's share changed beyond what sampling explains");
+        lines.push("no function's share changed beyond what sampling explains".to_owned());
     } else {
-        say(&format!(
+        lines.push(format!(
             "{:>7} {:>8}  {:>7} {:>8}  {:<28} {:>7}  function",
             "self", "", "total", "", "change of total, 95 %", "q"
         ));
     }
-    for function in &of.functions {
-        say(&row(function, colourful));
-    }
-    named("gone", &of.vanished);
-    named("new", &of.new);
+    lines.extend(of.functions.iter().map(|function| row(function, colourful)));
+    lines.extend(named("gone", &of.vanished));
+    lines.extend(named("new", &of.new));
 }
 
 fn when(of: &Opened) -> String {
@@ -112,13 +109,13 @@ fn change(difference: f64, (low, high): (f64, f64)) -> String {
     format!("{:+.2} pp [{:+.2}, {:+.2}]", 100.0 * difference, 100.0 * low, 100.0 * high)
 }
 
-fn named(what: &str, list: &[Named]) {
+fn named(what: &str, list: &[Named]) -> Option<String> {
     if list.is_empty() {
-        return;
+        return None;
     }
     let names: Vec<String> =
         list.iter().take(NAMED_MAX).map(|of| format!("{} {}", shown(&of.name), percent(of.share))).collect();
     let more = list.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-    say(&format!("{what}: {}{more}", names.join(", ")));
+    Some(format!("{what}: {}{more}", names.join(", ")))
 }

@@ -1,7 +1,6 @@
 //! Which member is profiled, and by which clients. Owns the default (the only local member, else the leader among the local
 //! ones) and the words for what is not permitted, with the command that would be.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -12,7 +11,7 @@ use collectors::target::Target;
 use collectors::tls::{self, TlsError};
 use model::ledger::Ledger;
 use model::record::Fact;
-use profile::capture::ProfileTarget;
+use profile::capture::Pprof;
 use profile::fetch;
 
 use super::page::Pages;
@@ -42,7 +41,7 @@ pub(super) struct Chosen {
 #[derive(Debug)]
 pub(super) struct Endpoint {
     /// Address and client, with the member's certificates.
-    pub(super) target: ProfileTarget,
+    pub(super) pprof: Pprof,
     /// Whether the member was not known to serve profiles, and its client address is tried all the same.
     pub(super) guessed: bool,
 }
@@ -151,9 +150,7 @@ pub(super) async fn endpoint(config: &Config, target: &Target) -> Result<Option<
     let tls = base_url.starts_with("https://").then(|| tls::client_config(&target.tls)).transpose();
     let tls = tls.map_err(|error| certificate(target, error))?;
     let client = fetch::client(tls).map_err(|error| Failure::new(Exit::Config, error))?;
-    let (name, identity) = (target.name.clone(), target.identity.clone());
-    let identity = Arc::new(move || identity.origin());
-    Ok(Some(Endpoint { target: ProfileTarget { name, base_url, client, identity }, guessed }))
+    Ok(Some(Endpoint { pprof: Pprof { base_url, client }, guessed }))
 }
 
 /// The refusal of a member whose certificate is not readable, with what discovery saw.

@@ -256,7 +256,7 @@ impl Gatherer<'_> {
 
     async fn fetch(&self, what: fetch::Endpoint) -> Result<Vec<u8>, Missing> {
         let endpoint = self.endpoint.ok_or(Missing::NoAddress)?;
-        let body = fetch::get(&endpoint.target.client, &endpoint.target.base_url, what).await;
+        let body = fetch::get(&endpoint.pprof.client, &endpoint.pprof.base_url, what).await;
         body.map_err(|error| match error {
             FetchError::NotPermitted(_) | FetchError::AnotherProfileRunning => error.into(),
             // Not where etcd said that it serves them: whatever answers there, it is not pprof.

@@ -68,7 +68,7 @@ impl Out {
     /// Writes the files; where there is no profile, a folder gets none. The tar holds the report too.
     pub(super) fn write(
         &self,
-        set: &ProfileSet,
+        (before, set): (Option<&ProfileSet>, &ProfileSet),
         title: &str,
         report: &[String],
     ) -> Result<Vec<String>, Failure> {
@@ -78,11 +78,11 @@ impl Out {
                 Ok(Vec::new())
             }
             Out::Folder { path, .. } => {
-                let written = files::write_capture(path, None, set, title)?;
+                let written = files::write_capture(path, before, set, title)?;
                 Ok(written.iter().map(|path| path.display().to_string()).collect())
             }
             Out::Tar => {
-                let mut archive = stream(set, title, report).context("make the tar")?;
+                let mut archive = stream((before, set), title, report).context("make the tar")?;
                 let names = std::mem::take(&mut archive.names);
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(&archive.bytes).and_then(|()| stdout.flush()).context("write the tar")?;
@@ -108,8 +108,12 @@ struct Archive {
 }
 
 /// At most three bodies of a few MiB and a page: held in memory, so that a failure leaves no half archive behind.
-fn stream(set: &ProfileSet, title: &str, report: &[String]) -> anyhow::Result<Archive> {
-    let mut artefacts = if set.stacks.is_empty() { Vec::new() } else { files::render(None, set, title)? };
+fn stream(
+    (before, set): (Option<&ProfileSet>, &ProfileSet),
+    title: &str,
+    report: &[String],
+) -> anyhow::Result<Archive> {
+    let mut artefacts = if set.stacks.is_empty() { Vec::new() } else { files::render(before, set, title)? };
     let report = report.join("\n") + "\n";
     artefacts.push(files::Artefact { name: "report.txt".to_owned(), bytes: report.into_bytes() });
     let mut archive = tar::Builder::new(Vec::new());
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_tar_without_profiles_holds_the_report() {
-        let archive = stream(&ProfileSet::default(), "m1", &["not CPU".to_owned()]).unwrap();
+        let archive = stream((None, &ProfileSet::default()), "m1", &["not CPU".to_owned()]).unwrap();
         assert_eq!(archive.names, ["report.txt"]);
         let mut read = tar::Archive::new(archive.bytes.as_slice());
         let mut text = String::new();

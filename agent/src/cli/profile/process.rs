@@ -15,13 +15,14 @@ use model::profile::{ProfileSet, Stacks};
 use model::time::{Clock, Stamp};
 use profile::counts;
 use profile::goheap::HeapError;
-use profile::kernel::{Kernel, Sampled};
+use profile::kernel::{Kernel, Sampled, Wish};
 use profile::perf::attr::STACK_BYTES_DEEP;
 use profile::perf::refusal::Refusal;
 use profile::perf::target::Target;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use super::against::{self, Whose};
 use super::bar::Bar;
 use super::decide::{self, Signs};
 use super::heap::{Heap, Heaps};
@@ -29,12 +30,14 @@ use super::hot::{self, Work};
 use super::out::Out;
 use super::report::{self, Spent, seconds};
 use super::sampling::{self, Ended, Sampling};
-use super::subject::Subject;
+use super::subject::{self, Subject};
 use super::{Wanted, recent, waiting};
 use crate::cli::{Exit, Failure, again};
 
 /// A command takes as long as it takes; a day bounds a forgotten one.
 const COMMAND_MAX: Duration = Duration::from_hours(24);
+/// Of a process's name, the kernel keeps so much.
+const COMM_BYTES_MAX: usize = 15;
 /// What a shell gives for a command that cannot be run.
 const CANNOT_RUN: u8 = 127;
 
@@ -60,6 +63,16 @@ impl Object {
         };
         Object { name, target, pids, command }
     }
+
+    /// Whose samples these would be in the daemon's ring: a command's bear its name, those of a container its numbers alone.
+    fn whose(&self, base: &str) -> Whose {
+        let process = match (&self.command, self.pids.as_slice()) {
+            (Some(_), _) => Some(base.chars().take(COMM_BYTES_MAX).collect()),
+            (None, [pid]) => Some(subject::called(*pid)),
+            (None, _) => None,
+        };
+        Whose { pids: self.pids.clone(), process }
+    }
 }
 
 /// What one window showed.
@@ -80,6 +93,7 @@ struct Seen {
 pub(super) async fn run(subject: Subject, wanted: &Wanted<'_>, clock: &Clock) -> crate::cli::Ended {
     let object = Object::of(subject);
     let base = object.name.rsplit('/').next().unwrap_or("command").to_owned();
+    let earlier = wanted.earlier(&object.whose(&base), clock)?;
     let out = Out::prepare(wanted.out, &base, clock.now())?;
     let seen = match look(&object, wanted, clock).await {
         Ok(seen) => seen,
@@ -98,12 +112,18 @@ pub(super) async fn run(subject: Subject, wanted: &Wanted<'_>, clock: &Clock) ->
     let stacks: Vec<Stacks> = kinds.into_iter().flatten().collect();
     let counts = stacks.iter().map(counts::of).collect();
     let set = ProfileSet { at: seen.at, engine: "perf".to_owned(), counts, stacks: Arc::new(stacks) };
-    let files = out.write(&set, &object.name, &lines)?;
+    let held = against::hold(earlier, &set, wanted.rules);
+    lines.extend(held.lines);
+    let files = out.write((held.before.as_ref(), &set), &object.name, &lines)?;
     if !files.is_empty() {
         lines.push(format!("files: {}", files.join(" ")));
     }
     lines.iter().for_each(|line| out.tell(line));
-    Ok(code.map_or(Exit::Ok, Exit::Command))
+    Ok(match code {
+        Some(code) if code != 0 || !held.is_failed => Exit::Command(code),
+        _ if held.is_failed => Exit::Failed,
+        _ => Exit::Ok,
+    })
 }
 
 async fn look(object: &Object, wanted: &Wanted<'_>, clock: &Clock) -> Result<Seen, Failure> {
@@ -137,17 +157,13 @@ async fn look(object: &Object, wanted: &Wanted<'_>, clock: &Clock) -> Result<See
     let ended = sampling::watch(&kernel, length, (clock, at), bar, until).await;
     let window_ns = clock.now().since_ns(at);
     let (waited_after, last) = (waited(), node.read().await.ok());
-    let mut sampled = sampling::end(kernel, clock.now()).await.map_err(|refusal| refused(&refusal))?;
+    let sampled = sampling::end(kernel, clock.now()).await.map_err(|refusal| refused(&refusal))?;
     let (interrupted, code) = match ended {
         Ended::Over => (false, None),
         Ended::Interrupted => (true, None),
         Ended::Happened(status) => (false, Some(code(status?))),
     };
     let waited_ns = waited_after.zip(waited_before).map(|(after, before)| after.saturating_sub(before));
-    if object.command.is_some() {
-        without_us(&mut sampled.cpu);
-        sampled.off_cpu.iter_mut().for_each(without_us);
-    }
     let heap = match heap {
         Some(heap) => Some(heap.end(clock).await),
         None => None,
@@ -158,6 +174,8 @@ async fn look(object: &Object, wanted: &Wanted<'_>, clock: &Clock) -> Result<See
 async fn begin(object: &Object, sampling: Sampling, at: Stamp) -> Result<Kernel, Failure> {
     // Whatever it is, it may have been built without frame pointers.
     let wish = sampling.wish(object.target.clone(), STACK_BYTES_DEEP);
+    let left_out = object.command.as_ref().map(|_| std::process::id());
+    let wish = Wish { left_out, ..wish };
     sampling::start(wish, at).await.map_err(|refusal| refused(&refusal))
 }
 
@@ -183,17 +201,6 @@ fn code(status: std::process::ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
-}
-
-/// Without the samples of this process.
-fn without_us(stacks: &mut Stacks) {
-    let ours = std::process::id();
-    let owners = &stacks.owners;
-    let is_ours = |owner: u32| {
-        let owner = usize::try_from(owner).ok().and_then(|at| owners.get(at));
-        owner.is_some_and(|owner| owner.pid == ours)
-    };
-    stacks.samples.retain(|sample| !is_ours(sample.owner));
 }
 
 fn told(object: &Object, seen: &Seen) -> Vec<String> {
@@ -223,7 +230,12 @@ fn told(object: &Object, seen: &Seen) -> Vec<String> {
     lines.extend(report::node((seen.nodes.0.as_ref(), seen.nodes.1.as_ref()), seen.window_ns));
     lines.extend(report::processes(cpu));
     lines.extend(report::cpu(cpu, garbage.map(|hot| hot.share), Some(&seen.sampled.account)));
-    lines.extend(seen.sampled.off_cpu.iter().flat_map(|waits| report::off_cpu(waits, seen.window_ns)));
+    lines.extend(
+        seen.sampled
+            .off_cpu
+            .iter()
+            .flat_map(|waits| report::off_cpu(waits, seen.window_ns, Some(&seen.sampled.account))),
+    );
     match &seen.heap {
         Some(Ok(heaps)) => {
             lines.extend(report::heap(&heaps.in_use));

@@ -1,5 +1,7 @@
 //! What is told of one window, line by line. Owns the layout of the report and what makes up its first line.
 
+mod waits;
+
 use std::collections::BTreeMap;
 
 use model::host::HostFact;
@@ -14,6 +16,8 @@ use super::gather::{Gathered, Missing, process};
 use super::hot::{self, Work, short};
 use super::page::Pages;
 use super::recent;
+
+pub(super) use waits::off_cpu;
 
 /// Functions that are shown of the CPU profile: what fits on a screen with the rest.
 const CPU_SHOWN: usize = 10;
@@ -38,7 +42,9 @@ pub(super) fn lines(chosen: &Chosen, seen: &Gathered) -> Vec<String> {
     if let Ok(stacks) = &seen.cpu {
         lines.extend(cpu(stacks, signs.garbage.as_ref().map(|hot| hot.share), seen.account.as_deref()));
     }
-    lines.extend(seen.off_cpu.iter().flat_map(|waits| off_cpu(waits, seen.window_ns)));
+    lines.extend(
+        seen.off_cpu.iter().flat_map(|waits| off_cpu(waits, seen.window_ns, seen.account.as_deref())),
+    );
     lines.extend(seen.account.iter().flat_map(|account| self::account(account)));
     if let Some(refusal) = &seen.refused {
         lines.push(format!("not sampled by the kernel: {refusal}; cure: {}", refusal.cure()));
@@ -230,31 +236,6 @@ pub(super) fn cpu(stacks: &Stacks, garbage: Option<f64>, account: Option<&Accoun
         lines.extend(widest.into_iter().map(row));
     }
     lines
-}
-
-/// Where time passed without a CPU; idle threads wait too, so it is no answer by itself.
-pub(super) fn off_cpu(stacks: &Stacks, window_ns: u64) -> Vec<String> {
-    let counts = counts::of(stacks);
-    let threads = counts.total as f64 / window_ns.max(1) as f64;
-    let waits: i64 = stacks.samples.iter().map(|sample| sample.count).fold(0, i64::saturating_add);
-    let mut lines = vec![format!("waiting: {threads:.1} threads on average, {waits} waits")];
-    let mut functions: Vec<_> =
-        counts.functions.iter().filter(|function| is_telling(&function.name)).collect();
-    functions.sort_by_key(|function| std::cmp::Reverse(function.total));
-    lines.extend(functions.into_iter().take(CPU_SHOWN).map(|function| {
-        let share = percent(function.total as f64 / counts.total.max(1) as f64);
-        format!("{share:>7} {:>8.2} s  {}", seconds(function.total), shown(&function.name))
-    }));
-    lines
-}
-
-/// Every wait passes through the scheduler, every goroutine's through the runtime.
-fn is_telling(name: &str) -> bool {
-    let passed =
-        ["[kernel", "[unknown", "runtime.goexit", "runtime.mstart", "runtime.mcall", "runtime.park_m"];
-    let scheduler =
-        ["schedule", "__schedule", "do_syscall_64", "entry_SYSCALL_64_after_hwframe", "x64_sys_call"];
-    !passed.iter().any(|part| name.starts_with(part)) && !scheduler.contains(&name)
 }
 
 /// Who took the time, where it was more than one.

@@ -41,7 +41,7 @@ pub(super) struct Sampling {
 impl Sampling {
     /// What is asked of the kernel about these.
     pub(super) fn wish(self, target: Target, stack_bytes: StackBytes) -> Wish {
-        Wish { target, hz: self.hz, stack_bytes, is_waiting_wanted: self.off_cpu }
+        Wish { target, hz: self.hz, stack_bytes, is_waiting_wanted: self.off_cpu, left_out: None }
     }
 }
 

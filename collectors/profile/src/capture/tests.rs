@@ -16,7 +16,7 @@ use model::time::{Clock, Stamp};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Capturer, Config, ProfileTarget, refused};
+use super::{Capturer, Config, Pprof, ProfileTarget, refused};
 use crate::fetch;
 
 type Answer = (&'static str, Vec<u8>);
@@ -100,8 +100,7 @@ impl Bench {
         let (ledger, clock, cancel) = (Ledger::default(), clock(), CancellationToken::new());
         let target = |name: &str| ProfileTarget {
             name: name.to_owned(),
-            base_url: url.to_owned(),
-            client: fetch::client(None).unwrap(),
+            pprof: Some(Pprof { base_url: url.to_owned(), client: fetch::client(None).unwrap() }),
             identity: Arc::new(|| Arc::new(Origin { node: "n1".to_owned(), ..Origin::default() })),
         };
         let targets = vec![target("m1"), target("m2")];
@@ -136,7 +135,7 @@ impl Bench {
 fn config() -> Config {
     // Another length than a baseline's, so that the server tells the two apart.
     let kill_switch = PathBuf::from("/nonexistent/no-profiling");
-    Config { cpu_seconds: 10, kill_switch, ..Config::default() }
+    Config { cpu_seconds: Some(10), kill_switch, ..Config::default() }
 }
 
 fn reason(outcome: &CaptureOutcome) -> &str {

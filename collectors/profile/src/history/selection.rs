@@ -44,8 +44,8 @@ impl Range {
 pub struct Filter {
     /// The process's name.
     pub process: Option<String>,
-    /// Its number.
-    pub pid: Option<u32>,
+    /// Its number is one of these; any where there are none.
+    pub pids: Vec<u32>,
     /// The container's id, or its first digits, twelve at least.
     pub container: Option<String>,
 }
@@ -65,7 +65,7 @@ impl Filter {
                 || wanted.len() >= CONTAINER_DIGITS_MIN && owner.container.starts_with(wanted.as_str())
         };
         self.process.as_ref().is_none_or(|process| owner.process == *process)
-            && self.pid.is_none_or(|pid| owner.pid == pid)
+            && (self.pids.is_empty() || self.pids.contains(&owner.pid))
             && self.container.as_ref().is_none_or(is_container)
     }
 }

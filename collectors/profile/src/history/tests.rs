@@ -278,10 +278,10 @@ fn a_filter_takes_one_process_or_container() {
         assert_eq!(selection.parts.len(), 6);
     };
     check(&Filter { process: Some("etcd".into()), ..Filter::default() }, &["etcd"]);
-    check(&Filter { pid: Some(11), ..Filter::default() }, &["backup"]);
+    check(&Filter { pids: vec![11], ..Filter::default() }, &["backup"]);
     check(&Filter { container: Some("c".repeat(12)), ..Filter::default() }, &["backup"]);
     check(&Filter { container: Some("c".repeat(11)), ..Filter::default() }, &[]);
-    check(&Filter { process: Some("etcd".into()), pid: Some(11), ..Filter::default() }, &[]);
+    check(&Filter { process: Some("etcd".into()), pids: vec![11], ..Filter::default() }, &[]);
 }
 
 // ---- damage

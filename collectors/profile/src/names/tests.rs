@@ -202,3 +202,17 @@ fn a_file_with_other_content_gets_another_number() {
     assert_ne!(number(), first);
     std::fs::remove_file(path).unwrap();
 }
+
+#[test]
+fn a_pod_is_called_by_its_name_where_the_node_knows_it() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("var/log/pods/kube-system_etcd-cp-1_0f1e")).unwrap();
+    let mut names = Names { pods: Pods::new(root.path()), ..Names::default() };
+    let mut check = |uid: &str, expected: (&str, &str)| {
+        let mut owner = Owner { pod: uid.to_owned(), ..Owner::default() };
+        names.name_pod(&mut owner, Stamp::default());
+        assert_eq!((owner.pod.as_str(), owner.namespace.as_str()), expected);
+    };
+    check("0f1e", ("etcd-cp-1", "kube-system"));
+    check("ffff", ("ffff", ""));
+}

@@ -4,9 +4,7 @@
 //! sink while its bytes are still warm, and what the sink makes of it is the sink's.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -24,8 +22,10 @@ use super::sys;
 use super::target::Target;
 
 use self::reader::Reader;
+use self::shared::Shared;
 
 mod reader;
+mod shared;
 mod waits;
 
 /// Between two drains, unless a ring fills up before: four a second cost nothing, and a sample is at most so old.
@@ -153,26 +153,6 @@ pub struct Outcome<S> {
     pub end: End,
 }
 
-/// Between the thread that reads and everybody else.
-#[derive(Debug)]
-struct Shared {
-    is_stopped: AtomicBool,
-    /// The rate that is wanted; 0 once it is set.
-    wanted_hz: AtomicU32,
-    statistics: Mutex<Statistics>,
-    bell: OwnedFd,
-}
-
-impl Shared {
-    fn publish(&self, statistics: Statistics) {
-        *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
-    }
-
-    fn statistics(&self) -> Statistics {
-        *self.statistics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A running capture. Dropping it stops it and forgets what it had.
 #[derive(Debug)]
 pub struct Session<S> {
@@ -196,13 +176,7 @@ impl<S: Sink> Session<S> {
             }
             _ => proc.everybody(&mut processes),
         }
-        let bell = sys::bell().map_err(system)?;
-        let shared = Arc::new(Shared {
-            is_stopped: AtomicBool::new(false),
-            wanted_hz: AtomicU32::new(0),
-            statistics: Mutex::default(),
-            bell,
-        });
+        let shared = Arc::new(Shared::new(plan.hz).map_err(system)?);
         events.start()?;
         let reader = Reader::new(plan, events.abilities(), (proc, processes), sink);
         let worker = Worker {
@@ -232,9 +206,15 @@ impl<S: Sink> Session<S> {
         if self.abilities.is_rate_fixed {
             return Err(Refusal::FixedRate);
         }
-        self.shared.wanted_hz.store(hz.get(), Ordering::Release);
-        sys::ring(&self.shared.bell);
+        self.shared.want_rate(hz);
         Ok(())
+    }
+
+    /// Waits until the samples of the old rate have gone to the sink and those of this one are the next: a count of samples
+    /// is a time only where they are of one rate. False when that took longer than `patience`.
+    #[must_use]
+    pub fn awaits_rate(&self, hz: Hz, patience: Duration) -> bool {
+        self.shared.awaits_rate(hz, patience)
     }
 
     /// As of the latest round.
@@ -274,8 +254,7 @@ impl<S: Sink> Session<S> {
 
 impl<S> Session<S> {
     fn call_off(&self) {
-        self.shared.is_stopped.store(true, Ordering::Release);
-        sys::ring(&self.shared.bell);
+        self.shared.stop();
     }
 }
 
@@ -306,12 +285,12 @@ struct Worker<S> {
 impl<S: Sink> Worker<S> {
     fn run(mut self) -> (S, Processes, End) {
         let end = loop {
-            self.events.wait(&self.shared.bell, self.patience_ms());
+            self.events.wait(self.shared.bell(), self.patience_ms());
             let now_ns = sys::monotonic_ns();
             self.follow_wishes();
             self.round(now_ns.saturating_sub(SETTLED_NS));
             self.shared.publish(self.account(now_ns));
-            if self.shared.is_stopped.load(Ordering::Acquire) {
+            if self.shared.is_stopped() {
                 break End::Stopped;
             }
             if self.left_ns(now_ns) == Some(0) {
@@ -351,12 +330,16 @@ impl<S: Sink> Worker<S> {
     }
 
     fn follow_wishes(&mut self) {
-        let wanted = Hz::new(self.shared.wanted_hz.swap(0, Ordering::AcqRel));
-        if let Some(hz) = wanted
-            && let Err(refusal) = self.events.set_rate(hz)
-        {
+        let Some(hz) = self.shared.wanted_rate() else { return };
+        if let Err(refusal) = self.events.set_rate(hz) {
             tracing::warn!(%refusal, hz = hz.get(), "sampling goes on at the old rate");
+            return;
         }
+        let switched_ns = sys::monotonic_ns();
+        thread::sleep(Duration::from_nanos(SETTLED_NS));
+        self.round(switched_ns);
+        self.shared.publish(self.account(switched_ns));
+        self.shared.tell_rate(hz);
     }
 
     fn follow_cpus(&mut self) {

@@ -97,6 +97,11 @@ impl Stacks {
         self.count(seen.wait.map_or(1, |wait| wait.length_ns));
     }
 
+    /// Leaves a process out, as if it had not been seen.
+    pub fn leave_out(&mut self, pid: u32) {
+        self.counts.retain(|key, _| key.first().is_none_or(|who| low(*who) != pid));
+    }
+
     /// How many different ones.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -290,6 +295,8 @@ mod tests {
         assert_eq!(kernel, Frame { module: KERNEL, offset: 0xffff });
         assert_eq!(stacks.module(code.module).unwrap().path, std::path::Path::new("/bin/x"));
         assert_eq!((code.offset, nowhere), (0x210, Frame { module: NOWHERE, offset: 0x99 }));
+        stacks.leave_out(10);
+        assert_eq!(stacks.iter().map(|stack| stack.pid).collect::<Vec<_>>(), [11]);
     }
 
     #[test]

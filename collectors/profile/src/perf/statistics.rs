@@ -1,6 +1,29 @@
 //! The account of a session: what came, what was lost on the way, and what reading it cost.
 
 use super::processes::Refused;
+use super::session::{Wait, WaitKind};
+
+/// Time without the CPU, of those that are wanted, by what for; nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// [`WaitKind::Preempted`].
+    pub preempted_ns: u64,
+    /// [`WaitKind::Sleeping`].
+    pub sleeping_ns: u64,
+    /// [`WaitKind::Uninterruptible`].
+    pub uninterruptible_ns: u64,
+}
+
+impl Waited {
+    pub(super) fn add(&mut self, wait: Wait) {
+        let sum = match wait.kind {
+            WaitKind::Preempted => &mut self.preempted_ns,
+            WaitKind::Sleeping => &mut self.sleeping_ns,
+            WaitKind::Uninterruptible => &mut self.uninterruptible_ns,
+        };
+        *sum = sum.saturating_add(wait.length_ns);
+    }
+}
 
 /// What happened, up to the latest round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +54,8 @@ pub struct Statistics {
     pub short_waits: u64,
     /// Times without the CPU that were not followed: too many threads were away at once.
     pub crowded_waits: u64,
+    /// What the waits that were told of were for.
+    pub waited: Waited,
     /// Programs started.
     pub execs: u64,
     /// Processes known now.

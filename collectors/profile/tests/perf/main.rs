@@ -10,6 +10,7 @@
     reason = "clippy sees only #[test] functions as tests"
 )]
 
+mod always;
 mod lives;
 mod privileges;
 mod program;

@@ -17,7 +17,7 @@ use crate::program::{Program, chain, is_near, is_node_ours, until};
 /// Stories that load or count all CPUs, one at a time.
 static NODE: Mutex<()> = Mutex::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     NODE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

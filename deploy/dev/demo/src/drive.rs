@@ -1,6 +1,7 @@
 //! The story: a quiet part that must stay quiet, a real bug, and what the agent makes of it. Everything is watched from outside.
 
 mod agent;
+mod engine;
 mod watch;
 
 use std::fs;
@@ -10,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine;
+use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use etcd_client::{Client, Txn, TxnOp};
 use harness::etcd::{Cluster, Options, Version};
@@ -19,6 +20,7 @@ use harness::process::{Process, confine, wait_until};
 use harness::sink::Sink;
 
 use self::agent::Daemon;
+use self::engine::Engine;
 use self::watch::{Excuses, Seen, Story};
 use crate::client::{ORDERS, key, value};
 use crate::report::Report;
@@ -45,12 +47,14 @@ pub(crate) async fn run() -> Result<ExitCode> {
     let dir = fresh()?;
     let version = version()?;
     say("", &format!("etcd {version:?}, three members on loopback, two CPUs for everything"));
-    let options = Options { pprof: true, dir: Some(dir.join("etcd")), ..Options::default() };
+    let engine = engine::choose(&dir)?;
+    let pprof = engine == Engine::Endpoint;
+    let options = Options { pprof, dir: Some(dir.join("etcd")), ..Options::default() };
     let cluster = Cluster::start(version, 3, &options).context("start etcd")?;
     seed(&cluster).await.context("write the orders")?;
     let sink = Sink::start().context("start the OTLP receiver")?;
     let begun = Instant::now();
-    let stage = Stage { dir, cluster, sink, begun };
+    let stage = Stage { dir, engine, cluster, sink, begun };
     let report = tokio::task::spawn_blocking(move || stage.play()).await??;
     fs::write(Path::new(DIR).join("report.json"), serde_json::to_string_pretty(&report)?)?;
     println!("\n{}", report.table());
@@ -64,6 +68,7 @@ pub(crate) async fn run() -> Result<ExitCode> {
 
 struct Stage {
     dir: PathBuf,
+    engine: Engine,
     cluster: Cluster,
     sink: Sink,
     begun: Instant,
@@ -74,7 +79,8 @@ impl Stage {
         let deployer = self.deployer()?;
         self.deploy(&deployer, "v1")?;
         self.say("service orders v1 is running; the agent starts");
-        let daemon = Daemon::start(&self.dir, &self.cluster, &self.sink, &deployer.signal_url)?;
+        let daemon =
+            Daemon::start(&self.dir, (&self.cluster, self.engine), &self.sink, &deployer.signal_url)?;
         sleep(BASELINE);
         let story = Story::new(&self.dir, daemon.board);
         let quiet_signals = self.quiet(&deployer, &daemon, &story)?;
@@ -149,6 +155,7 @@ impl Stage {
             page_s_shipped: agent::page_s_shipped(&seen.recording, seen.regression_at_ns)?,
             lane: seen.lane.clone(),
             quiet_signals,
+            engine: seen.engine.clone(),
             diff_top: seen.diff_top.clone(),
             call_trees: watch::call_trees(&self.sink),
             otlp: crate::report::Otlp {

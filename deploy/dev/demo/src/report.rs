@@ -31,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) lane: String,
     /// Rollback signals before v2: must be 0.
     pub(crate) quiet_signals: usize,
+    /// By what CPU time was taken: `perf` or `go_pprof`.
+    pub(crate) engine: String,
     /// Functions with their share before and after.
     pub(crate) diff_top: Vec<Changed>,
     /// Trees that lead from a v2 request to etcd's range.
@@ -117,6 +119,7 @@ impl Report {
             ("recovered", seconds(self.recovered_s)),
             ("shipped tiers alone, after 1 h of clean history", seconds(self.page_s_shipped)),
             ("what fired", self.lane.clone()),
+            ("profiles taken by", self.engine.clone()),
             ("signals while nothing was wrong", self.quiet_signals.to_string()),
             ("call trees from v2 to etcd", self.call_trees.to_string()),
             (

@@ -251,6 +251,7 @@ impl<S: Sink> Reader<S> {
         let is_truncated = sample.kernel.len() + sample.user.len() >= self.depth;
         self.statistics.truncated += u64::from(is_truncated);
         self.statistics.samples += 1;
+        wait.into_iter().for_each(|wait| self.statistics.waited.add(wait));
         let cgroup = cgroup_of(&self.proc, &self.processes, sample.cgroup);
         let cgroup = cgroup.or_else(|| process.and_then(|process| process.cgroup.as_ref()));
         self.sink.sample(&Seen { meta, sample, process, cgroup, is_truncated, wait });

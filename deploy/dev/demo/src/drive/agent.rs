@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::agent::{Agent, binary};
-use harness::etcd::Cluster;
+use harness::etcd::{Cluster, Member};
 use harness::process::wait_until;
 use harness::sink::Sink;
+
+use super::engine::Engine;
 
 /// The configuration that is shipped; every key in it has its default.
 const SHIPPED: &str = "deploy/agent.yaml";
@@ -31,9 +33,14 @@ pub(super) struct Cost {
 
 impl Daemon {
     /// Writes the keys that differ, prints them, and starts the agent with a recorder.
-    pub(super) fn start(dir: &Path, cluster: &Cluster, sink: &Sink, signal_url: &str) -> Result<Daemon> {
+    pub(super) fn start(
+        dir: &Path,
+        members: (&Cluster, Engine),
+        sink: &Sink,
+        signal_url: &str,
+    ) -> Result<Daemon> {
         let board = free_address()?;
-        let differing = differing(dir, cluster, sink, signal_url, board);
+        let differing = differing(dir, members, sink, signal_url, board);
         println!("\nthe agent runs with {SHIPPED} and these keys:");
         let mut text = String::new();
         for (key, why) in &differing {
@@ -106,21 +113,25 @@ impl Daemon {
 
 fn differing(
     dir: &Path,
-    cluster: &Cluster,
+    (cluster, engine): (&Cluster, Engine),
     sink: &Sink,
     signal_url: &str,
     board: SocketAddr,
 ) -> Vec<(String, &'static str)> {
+    let pprof = |member: &Member| match engine {
+        Engine::Kernel => String::new(),
+        Engine::Endpoint => format!(" pprof: \"{}\",", member.client_url()),
+    };
     let members: String = cluster
         .members()
         .iter()
         .map(|member| {
             format!(
-                "\n    - {{ name: {}, client: \"{}\", metrics: \"{}/metrics\", pprof: \"{}\", log: \"{}\" }}",
+                "\n    - {{ name: {}, client: \"{}\", metrics: \"{}/metrics\",{} log: \"{}\" }}",
                 member.name(),
                 member.client_url(),
                 member.metrics_url(),
-                member.client_url(),
+                pprof(member),
                 member.log_path().display()
             )
         })
@@ -148,13 +159,24 @@ fn differing(
             "an OTLP receiver of the demo's own; over gRPC the agent's own spans and log lines leave too",
         ),
         (format!("logs:\n  files: [\"{dir}/orders.log\"]"), "the service's own structured log"),
-        (format!("profile:\n  dir: \"{dir}/profiles\""), "everything the demo makes lies in one place"),
+        profiling(engine, &dir.to_string()),
         (format!("state_dir: \"{dir}/state\""), "the same"),
         (
             format!("admin:\n  listen: \"{board}\"\n  socket: \"{dir}/agent.sock\""),
             "a free port, and no root needed",
         ),
     ]
+}
+
+fn profiling(engine: Engine, dir: &str) -> (String, &'static str) {
+    let places = format!("profile:\n  dir: \"{dir}/profiles\"");
+    match engine {
+        Engine::Kernel => (
+            format!("{places}\n  cpu: 5s\n  heap_from_memory: true"),
+            "all in one place; the incident is short; and the members' memory is ours to read",
+        ),
+        Engine::Endpoint => (places, "everything the demo makes lies in one place"),
+    }
 }
 
 /// A loopback address nobody listens on.

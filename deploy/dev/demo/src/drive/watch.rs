@@ -34,6 +34,7 @@ pub(super) struct Seen {
     pub(super) put_back_ns: Option<u64>,
     pub(super) diff_ns: Option<u64>,
     pub(super) diff_top: Vec<Changed>,
+    pub(super) engine: String,
     pub(super) heap_ns: Option<u64>,
     pub(super) recovered_ns: Option<u64>,
     pub(super) resolved_ns: Option<u64>,
@@ -112,10 +113,15 @@ impl Story {
         let diff = &conclusion["profile_diff"];
         if seen.diff_ns.is_none() && diff["kind"] == "cpu" {
             seen.diff_ns = Some(at_ns);
+            seen.engine = text(&diff["engine"]);
             seen.diff_top = diff["functions"].as_array().into_iter().flatten().map(changed).collect();
             said.push(format!(
-                "profile diff, {after:.1} s after: {} functions changed beyond noise ({} and {} samples, baseline {})",
-                seen.diff_top.len(), diff["before_samples"], diff["after_samples"], text(&diff["baseline"])
+                "profile diff, {after:.1} s after: {} functions changed beyond noise ({} and {} samples by {}, baseline {})",
+                seen.diff_top.len(),
+                diff["before_samples"],
+                diff["after_samples"],
+                seen.engine,
+                text(&diff["baseline"])
             ));
         }
         if seen.heap_ns.is_none() && diff["kind"] == "heap" {

@@ -1,0 +1,93 @@
+//! The ring as captures see it: what is put in, and the two sides of a comparison that come out.
+
+use std::fs;
+
+use model::ledger::Ledger;
+use model::profile::{Baseline, FunctionCounts, Losses};
+use model::time::Stamp;
+
+use super::processes::Who;
+use super::{Config, Missed, Side, Taken, Wish};
+use crate::history::account::Account;
+use crate::history::reader::{Placed, Reader};
+use crate::history::selection::{Filter, Range, Selection};
+use crate::history::writer::{OpenError, Writer};
+use crate::history::{Boot, Window};
+
+/// The kernel's name of this boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The writer, and what was told of it.
+#[derive(Debug)]
+pub(super) struct Ring {
+    writer: Writer,
+    boot: Boot,
+    told: Account,
+    ledger: Ledger,
+}
+
+impl Ring {
+    pub(super) fn open(config: &Config, ledger: Ledger) -> Result<Ring, OpenError> {
+        // Without it windows of two boots could be taken for neighbours, but for their wall clock.
+        let boot = fs::read_to_string(BOOT_ID).ok().and_then(|text| Boot::parse(&text)).unwrap_or_default();
+        let writer = Writer::open(&config.ring, config.limits, boot)?;
+        Ok(Ring { writer, boot, told: Account::default(), ledger })
+    }
+
+    pub(super) fn append(&mut self, window: &Window) {
+        self.writer.append(window);
+        let now = self.writer.account().clone();
+        self.ledger.add("agent_history_windows_total", "", now.windows.saturating_sub(self.told.windows));
+        let before: Vec<(&'static str, u64)> = self.told.losses();
+        for (reason, count) in now.losses() {
+            let told = before.iter().find(|(known, _)| *known == reason).map_or(0, |(_, count)| *count);
+            self.ledger.add("agent_history_lost_total", reason, count.saturating_sub(told));
+        }
+        self.ledger.set("agent_history_written_bytes", "", now.bytes);
+        self.told = now;
+    }
+
+    pub(super) fn flush(&mut self) {
+        self.writer.flush();
+    }
+
+    /// The windows since `began`, beside those of before.
+    pub(super) fn taken(
+        &mut self,
+        wish: &Wish,
+        (began, hz): (Stamp, u32),
+        who: &Who,
+        losses: Losses,
+    ) -> Result<Taken, Missed> {
+        let unwritten = self.writer.unwritten();
+        let reader = Reader::open_with(self.writer.path(), unwritten).map_err(|_| Missed::Lost)?;
+        let since = |window: &&Placed| window.boot == self.boot && window.at.mono_ns >= began.mono_ns;
+        let mut own = reader.windows().iter().filter(since).map(|window| window.sequence);
+        let first = own.next().ok_or(Missed::Lost)?;
+        let range = Range::Windows { first, last: own.next_back().unwrap_or(first) };
+        let selection = reader.select(range, &Filter { pids: who.pids.clone(), ..Filter::default() });
+        let mut after = side(selection).ok_or(Missed::Lost)?;
+        after.stacks.losses = losses;
+        let chosen = reader.choose_baseline(wish.asked, self.boot, wish.before_mono_ns);
+        let before = chosen.range.and_then(|range| before(&reader, range, who, &after));
+        let baseline = if before.is_some() { chosen.label } else { Baseline::Missing };
+        Ok(Taken { after, before, baseline, hz })
+    }
+}
+
+/// What the member's processes did then. A member that was restarted since the agent came is known by all its numbers;
+/// where none of them had run yet, a process of the same name was it, if no other member is on this node.
+fn before(reader: &Reader, range: Range, who: &Who, after: &Side) -> Option<Side> {
+    let own = reader.select(range, &Filter { pids: who.pids.clone(), ..Filter::default() });
+    if !own.stacks.samples.is_empty() || !who.is_alone {
+        return side(own).filter(|side| side.counts.samples > 0);
+    }
+    let process = after.stacks.owners.iter().map(|owner| owner.process.clone()).next()?;
+    let named = reader.select(range, &Filter { process: Some(process), ..Filter::default() });
+    side(named).filter(|side| side.counts.samples > 0)
+}
+
+fn side(selection: Selection) -> Option<Side> {
+    let counts = FunctionCounts::joined(&selection.counts())?;
+    Some(Side { stacks: selection.stacks, counts })
+}
