@@ -190,13 +190,7 @@ fn top(set: &ProfileSet) -> String {
 pub fn compare(before: &FunctionCounts, after: &FunctionCounts) -> Vec<FunctionDiff> {
     let Some(pair) = Pair::of(before, after) else { return Vec::new() };
     let candidates = pair.candidates();
-    let p_values: Vec<f64> = candidates
-        .iter()
-        .map(|both| {
-            let (then, now) = pair.observed(both);
-            stats::two_proportions(then, now)
-        })
-        .collect();
+    let p_values: Vec<f64> = candidates.iter().map(|both| pair.p_value(both)).collect();
     let mut rows: Vec<FunctionDiff> = candidates
         .iter()
         .zip(stats::q_values(&p_values))

@@ -116,6 +116,13 @@ impl Names {
         Names { binaries, ..Names::default() }
     }
 
+    /// By functions alone where code is native, without lines and inlined calls: for who names all day.
+    #[must_use]
+    pub fn by_functions(mut self) -> Names {
+        self.hot.depth = frames::Depth::Functions;
+        self
+    }
+
     /// All that was counted, named.
     #[must_use]
     pub fn name(&mut self, counted: &stacks::Stacks, capture: &Capture) -> (Stacks, Statistics) {

@@ -11,6 +11,8 @@ use super::stats::Observed;
 const FUNCTIONS_MIN: usize = 20;
 /// Shares outside have too few samples, or hold most of the program.
 const SHARES: std::ops::RangeInclusive<f64> = 0.003..=0.7;
+/// Of fewer samples the log odds are mostly luck, and those that were seen at all the lucky ones.
+const SEEN_MIN: f64 = 5.0;
 /// Parts of the functions, and the squares below which so many of independent standard normal numbers are: the middle,
 /// and a point farther out, since some functions feel a busy machine more than others. The rest may have changed.
 const POINTS: [(f64, f64); 2] = [(0.5, 0.454_936), (0.8, 1.642_374)];
@@ -52,10 +54,22 @@ pub(super) fn widened(one: Observed, share: f64, variance: f64) -> Observed {
     Observed { n: 1.0 / (1.0 / one.n + odds * variance / 2.0), ..one }
 }
 
+/// Two-sided p of "it lies no farther apart than the bulk": a change by a factor, however large, is a distance of log odds,
+/// which shares of nothing have too by half a sample (Haldane, 1956).
+pub(super) fn stands_out(then: Observed, now: Observed, variance: f64) -> f64 {
+    let side = |one: Observed| {
+        let share = (one.share * one.n + 0.5) / (one.n + 1.0);
+        ((share / (1.0 - share)).ln(), 1.0 / (one.n * share * (1.0 - share)))
+    };
+    let ((before, noise_before), (after, noise_after)) = (side(then), side(now));
+    let distance = (after - before).abs() / (noise_before + noise_after + variance).sqrt();
+    super::stats::student(distance, super::stats::welch(then, now))
+}
+
 /// The difference of log odds and the variance that noise gives it.
 fn log_odds(then: Observed, now: Observed) -> Option<(f64, f64)> {
     let both = [then, now];
-    if !both.iter().all(|side| SHARES.contains(&side.share)) {
+    if !both.iter().all(|side| SHARES.contains(&side.share) && side.share * side.n >= SEEN_MIN) {
         return None;
     }
     let [before, after] = both.map(|side| (side.share / (1.0 - side.share)).ln());
@@ -71,7 +85,7 @@ fn point(mut values: Vec<f64>, part: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Observed, variance, widened};
+    use super::{Observed, stands_out, variance, widened};
 
     fn pairs(relative: impl Fn(usize) -> f64) -> Vec<(Observed, Observed)> {
         let one = |share: f64| Observed { share, n: 1e6, freedom: f64::INFINITY };
@@ -84,6 +98,28 @@ mod tests {
         // All of them alike: a load.
         assert_eq!(variance(pairs(|_| 1.2).into_iter()), 0.0);
         assert_eq!(variance(pairs(|at| 1.0 + at as f64 / 50.0).into_iter().take(19)), 0.0);
+    }
+
+    #[test]
+    fn what_was_seen_a_few_times_says_nothing_of_the_bulk() {
+        let few = |n: f64| Observed { share: 0.027, n, freedom: f64::INFINITY };
+        let far = |n: f64| {
+            (0..100).map(move |at| (few(n), Observed { share: 0.004 * f64::from(at % 9 + 1), ..few(2e3) }))
+        };
+        assert_eq!(variance(far(37.0)), 0.0);
+        assert!(variance(far(3_700.0)) > 0.3);
+    }
+
+    #[test]
+    fn a_change_by_a_large_factor_stands_out_of_a_bulk_that_lies_apart() {
+        let side = |share: f64, n: f64| Observed { share, n, freedom: f64::INFINITY };
+        let check = |then: (f64, f64), now: (f64, f64), low: f64, high: f64| {
+            let p = stands_out(side(then.0, then.1), side(now.0, now.1), 1.0);
+            assert!((low..high).contains(&p), "{then:?} {now:?}: {p}");
+        };
+        check((0.0, 37.0), (0.387, 1407.0), 0.01, 0.05);
+        check((0.0, 370.0), (0.387, 1407.0), 1e-6, 1e-3);
+        check((0.05, 1e4), (0.1, 1e4), 0.4, 0.6);
     }
 
     #[test]

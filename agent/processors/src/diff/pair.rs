@@ -8,7 +8,7 @@ use model::profile::FunctionCounts;
 
 use super::bulk;
 use super::spread::Spread;
-use super::stats::Observed;
+use super::stats::{self, Observed};
 use super::{SHARE_FLOOR, ratio, share};
 
 /// A reference for scale needs so much of the CPU time on both sides, else its ratio is noise.
@@ -83,7 +83,7 @@ impl<'a> Pair<'a> {
         pair.read(before, |(then, _)| then);
         pair.read(after, |(_, now)| now);
         pair.scale = pair.typical_ratio(|value| share(value, before), |value| share(value, after));
-        pair.apart = bulk::variance(pair.candidates().iter().map(|both| pair.observed(both)));
+        pair.apart = bulk::variance(pair.candidates().iter().map(|both| pair.seen(both)));
         Some(pair)
     }
 
@@ -129,20 +129,32 @@ impl<'a> Pair<'a> {
             .collect()
     }
 
-    /// The inclusive shares with what the windows say of their variance.
+    /// Two-sided p of "its inclusive share did not change": neither beyond sampling, nor beyond what the bulk did.
+    pub(super) fn p_value(&self, both: &Both<'_>) -> f64 {
+        let (then, now) = self.seen(both);
+        let by_noise = stats::two_proportions(then, now);
+        if self.apart > 0.0 { by_noise.max(bulk::stands_out(then, now, self.apart)) } else { by_noise }
+    }
+
+    /// The inclusive shares, as uncertain as windows and the bulk say.
     pub(super) fn observed(&self, both: &Both<'_>) -> (Observed, Observed) {
+        let (then, now) = self.seen(both);
+        let middle = (then.share + now.share) / 2.0;
+        (bulk::widened(then, middle, self.apart), bulk::widened(now, middle, self.apart))
+    }
+
+    /// The inclusive shares with what the windows say of their variance.
+    fn seen(&self, both: &Both<'_>) -> (Observed, Observed) {
         let (then, now) = (&self.spreads.0, &self.spreads.1);
         let one = |value: u64, counts: &FunctionCounts, effect: super::spread::Effect| Observed {
             share: share(value, counts),
             n: (ratio(counts.samples, 1) / effect.factor).max(1.0),
             freedom: effect.freedom,
         };
-        let sides = (
+        (
             one(both.then.total, self.before, then.effect(both.then.at, (now, both.now.at))),
             one(both.now.total, self.after, now.effect(both.now.at, (then, both.then.at))),
-        );
-        let middle = (sides.0.share + sides.1.share) / 2.0;
-        (bulk::widened(sides.0, middle, self.apart), bulk::widened(sides.1, middle, self.apart))
+        )
     }
 
     /// Inclusive share.

@@ -41,7 +41,7 @@ pub(super) fn two_proportions(before: Observed, after: Observed) -> f64 {
 }
 
 /// Degrees of freedom of a difference (Welch and Satterthwaite).
-fn welch(before: Observed, after: Observed) -> f64 {
+pub(super) fn welch(before: Observed, after: Observed) -> f64 {
     let (v1, v2) = (1.0 / before.n, 1.0 / after.n);
     let weighed = v1 * v1 / before.freedom + v2 * v2 / after.freedom;
     if weighed > 0.0 { (v1 + v2).powi(2) / weighed } else { f64::INFINITY }
@@ -99,7 +99,7 @@ fn erfc(x: f64) -> f64 {
 }
 
 /// Two-sided p of |t| in Student's distribution.
-fn student(t: f64, freedom: f64) -> f64 {
+pub(super) fn student(t: f64, freedom: f64) -> f64 {
     if freedom > NORMAL_FROM {
         return erfc(t / std::f64::consts::SQRT_2).min(1.0);
     }

@@ -77,7 +77,7 @@ impl Worker {
         };
         let at = clock.now();
         Ok(Worker {
-            names: Names::new(binaries.clone()),
+            names: Names::new(binaries.clone()).by_functions(),
             retry_mono_ns: at.mono_ns,
             ticks: (None, Ticks::read()),
             config,

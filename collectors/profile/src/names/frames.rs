@@ -9,6 +9,16 @@ use crate::symbols::gopclntab::{self, Pc};
 
 use super::known::{Called, Ends};
 
+/// How much is asked of native code. Go's table has everything in one place, for next to nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Lines and inlined calls, by debug information: 100 ms for the first place in a program of 100 MB, and some MiB.
+    #[default]
+    Lines,
+    /// The functions that the linker knows: some ms for the first.
+    Functions,
+}
+
 /// All functions at an offset in a file, innermost first; none where nobody knows any, or a table is damaged there.
 pub(super) fn of(binary: &Arc<Binary>, (offset, is_return): (u64, bool), hot: &mut Hot) -> Vec<Called> {
     // The end of a segment is no place in it, but a call may be the last thing in it.
@@ -21,29 +31,61 @@ pub(super) fn of(binary: &Arc<Binary>, (offset, is_return): (u64, bool), hot: &m
     }
     // A program with C in it has both.
     hot.touch(binary);
-    let native = binary.with_native(|symbols| symbols.frames(pc).ok()).flatten().unwrap_or_default();
+    let native = match hot.depth {
+        Depth::Lines => binary.with_native(|symbols| symbols.frames(pc).ok()).flatten().unwrap_or_default(),
+        Depth::Functions => {
+            let symbol = binary.with_native(|symbols| symbols.symbol(pc).ok().flatten()).flatten();
+            symbol.map(|symbol| named(symbol.name)).into_iter().collect()
+        }
+    };
     native.into_iter().map(|frame| called(frame, FrameKind::Native)).collect()
+}
+
+fn named(function: String) -> gopclntab::Frame {
+    gopclntab::Frame { function, source: None, start_line: None, inlined: false, wrapper: false }
 }
 
 /// Files whose tables of native code are loaded. Those of a browser are 100 MiB, and a hostile file has as much.
 const HOT_MAX: usize = 3;
+/// The same where only functions are asked for.
+const KEPT_MAX: usize = 8;
+/// Functions of theirs that stay loaded, 12 bytes each: 3 MiB.
+const KEPT_FUNCTIONS_MAX: usize = 256 << 10;
 
 /// The files that were asked last; the tables of others are closed.
 #[derive(Debug, Default)]
-pub(super) struct Hot(Vec<Arc<Binary>>);
+pub(super) struct Hot {
+    pub(super) depth: Depth,
+    files: Vec<Arc<Binary>>,
+}
 
 impl Hot {
     fn touch(&mut self, binary: &Arc<Binary>) {
-        self.0.retain(|known| !Arc::ptr_eq(known, binary));
-        if self.0.len() >= HOT_MAX {
-            self.0.remove(0).close();
+        let max = if self.depth == Depth::Lines { HOT_MAX } else { KEPT_MAX };
+        self.files.retain(|known| !Arc::ptr_eq(known, binary));
+        if self.files.len() >= max {
+            self.files.remove(0).close();
         }
-        self.0.push(Arc::clone(binary));
+        self.files.push(Arc::clone(binary));
     }
 
-    /// Frees what they hold: what was found in them is remembered elsewhere.
+    /// Frees what they hold: what was found in them is remembered elsewhere. Tables of functions stay, the latest first, as
+    /// far as there is room: there are always some more places.
     pub(super) fn cool(&mut self) {
-        self.0.drain(..).for_each(|binary| binary.close());
+        let mut room = if self.depth == Depth::Lines { 0 } else { KEPT_FUNCTIONS_MAX };
+        let mut files = std::mem::take(&mut self.files);
+        files.reverse();
+        files.retain(|binary| {
+            let functions = if room > 0 { binary.with_native(|symbols| symbols.symbols()) } else { None };
+            let left = functions.and_then(|functions| room.checked_sub(functions));
+            room = left.unwrap_or(room);
+            if left.is_none() {
+                binary.close();
+            }
+            left.is_some()
+        });
+        files.reverse();
+        self.files = files;
     }
 }
 
