@@ -154,7 +154,14 @@ async fn a_rotated_certificate_is_taken_up() {
         words.dedup();
         words
     };
-    assert_eq!(words(records.during(Duration::from_secs(1)).await), ["ok"]);
+    let mut first = Vec::new();
+    for _ in 0..20 {
+        first.extend(words(records.during(Duration::from_secs(1)).await));
+        if !first.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(first, ["ok"]);
     // Half a rotation: the old connection stays.
     std::fs::write(dir.join("mine.crt"), "half").expect("write");
     assert_eq!(words(records.during(Duration::from_secs(11)).await), ["ok"]);
