@@ -102,7 +102,10 @@ async fn start(config: Config, recording: Option<&Path>, ledger: Ledger) -> Resu
         rates: probe::Rates::default(),
     };
     let found = sources::find(&config, &[]).await;
-    describe(&config, &found);
+    let processes = Processes::default();
+    sources::tell(&processes, &found.targets);
+    let sampled = sources::sampled(&base, &config, &processes).await;
+    describe(&config, &found, sampled.is_some());
     let targets = found.targets;
     let shipping = config.is_shipping();
     let (outlets, ends) = outlets(shipping, recording.is_some());
@@ -120,10 +123,7 @@ async fn start(config: Config, recording: Option<&Path>, ledger: Ledger) -> Resu
     let (reload, reloads) = mpsc::channel(1);
     let (change, changes) = mpsc::channel(1);
     admin_server(&mut pipeline, &base, &config, (ends.board.clone(), reload)).await?;
-    let processes = Processes::default();
-    sources::tell(&processes, &targets);
-    let sampled = sources::sampled(&base, &config, &processes).await;
-    let capturer = sources::capturer(&base, &config, &targets, sampled);
+    let capturer = sources::capturer(&base, &config, &targets, (sampled, processes.clone()));
     sinks(&mut pipeline, &base, &config, (ends, writer), capturer)?;
     sources::spawn(&mut pipeline, &base, &config, (&targets, processes), change);
     // From here on the sources alone keep the engine alive.
@@ -258,7 +258,7 @@ fn sinks(
 }
 
 /// What was found, what is sent to whom, what may not be done: said once, at start.
-fn describe(config: &Config, found: &sources::Found) {
+fn describe(config: &Config, found: &sources::Found, is_sampled: bool) {
     let sources::Found { targets, notes, looked } = found;
     for target in targets {
         let probed = target.client_url.is_some() && (target.local || config.etcd.remote);
@@ -266,7 +266,7 @@ fn describe(config: &Config, found: &sources::Found) {
             member = %target.name, client = target.client_url, metrics = target.metrics_url, pprof = target.pprof_url,
             log = target.log_file.as_ref().map(|path| path.display().to_string()), probed, "watching"
         );
-        info!(member = %target.name, "sent to it: {}", calls(config, target, probed).join("; "));
+        info!(member = %target.name, "sent to it: {}", calls(config, target, (probed, is_sampled)).join("; "));
         if let Some(why) = target.log_file.as_deref().and_then(closed) {
             info!("{}'s log is not followed: {why}", target.name);
         }
@@ -301,7 +301,7 @@ fn closed(path: &Path) -> Option<String> {
 }
 
 /// Every call that one member gets while nothing is wrong, with its rate.
-fn calls(config: &Config, target: &Target, probed: bool) -> Vec<String> {
+fn calls(config: &Config, target: &Target, (probed, is_sampled): (bool, bool)) -> Vec<String> {
     let mut calls = Vec::new();
     if target.metrics_url.is_some() {
         calls.push(format!("its metrics page every {:?}", config.scrape.interval));
@@ -328,17 +328,15 @@ fn calls(config: &Config, target: &Target, probed: bool) -> Vec<String> {
             calls.push("no writes".to_owned());
         }
     }
-    if target.pprof_url.is_some() && config.profiling.enabled {
+    let is_pulled = is_sampled || config.profiling.engine != Engine::Perf;
+    if target.pprof_url.is_some() && config.profiling.enabled && is_pulled {
         let capture = &config.profiling.capture;
-        let cpu = match config.profiling.engine {
-            Engine::Pprof => format!("a CPU profile of {} s", capture.baseline_cpu_seconds),
-            Engine::Auto => format!(
-                "a CPU profile of {} s where the kernel lets nobody be sampled",
-                capture.baseline_cpu_seconds
-            ),
-            Engine::Perf => "no CPU profile".to_owned(),
-        };
-        calls.push(format!("{cpu}, heap and goroutines every {:?}", capture.refresh));
+        let mut kinds = vec!["its heap", "its goroutines"];
+        let cpu = format!("a CPU profile of {} s", capture.baseline_cpu_seconds);
+        if !is_sampled {
+            kinds.insert(0, &cpu);
+        }
+        calls.push(format!("{} every {:?}", kinds.join(", "), capture.refresh));
     }
     if calls.is_empty() {
         calls.push("nothing".to_owned());

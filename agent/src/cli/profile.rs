@@ -151,7 +151,7 @@ async fn member(config: &Config, name: Option<&str>, wanted: &Wanted<'_>, clock:
     let endpoint = choose::endpoint(config, target).await?;
     let scraper = choose::scraper(target)?;
     let process = target.pid.map(subject::called);
-    let earlier = wanted.earlier(&Whose { pids: target.pid.into_iter().collect(), process }, clock)?;
+    let earlier = wanted.earlier(&Whose::Of { pids: target.pid.into_iter().collect(), process }, clock)?;
     let out = Out::prepare(wanted.out, &target.name, clock.now())?;
     let gatherer =
         Gatherer { target, endpoint: endpoint.as_ref(), sampling: wanted.sampling, scraper, clock };

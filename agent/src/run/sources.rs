@@ -7,7 +7,7 @@ use std::time::Duration;
 use collectors::discover::{self, Discovery, Environment};
 use collectors::target::Target;
 use collectors::{clock, host, logs, marks, member, probe, scrape, tls};
-use profile::capture::{BySamples, Capturer, Pprof, ProfileTarget};
+use profile::capture::{Capturer, Pprof, ProfileTarget};
 use profile::continuous::{self, Continuous, Processes};
 use profile::history::Limits;
 use tokio::sync::{mpsc, watch};
@@ -169,7 +169,7 @@ fn members(
 }
 
 /// The kernel's samples, where they are wanted and allowed; why not is said once.
-pub(super) async fn sampled(base: &Base, config: &Config, processes: &Processes) -> Option<BySamples> {
+pub(super) async fn sampled(base: &Base, config: &Config, processes: &Processes) -> Option<Continuous> {
     let profiling = &config.profiling;
     if !profiling.enabled || profiling.engine == Engine::Pprof {
         return None;
@@ -187,7 +187,7 @@ pub(super) async fn sampled(base: &Base, config: &Config, processes: &Processes)
                 "who runs on this node is sampled 19 times a second of CPU time, into {}; nothing is sent to anybody for it",
                 profiling.history.display()
             );
-            Some(BySamples { continuous, processes: processes.clone() })
+            Some(continuous)
         }
         Ok(Err(error)) => {
             base.shared.ledger.add("agent_profiler_refused_total", error.reason(), 1);
@@ -210,7 +210,7 @@ pub(super) fn capturer(
     base: &Base,
     config: &Config,
     targets: &[Target],
-    sampled: Option<BySamples>,
+    (sampled, processes): (Option<Continuous>, Processes),
 ) -> Capturer {
     let profiling = &config.profiling;
     let targets = targets.iter().filter(|_| profiling.enabled);
@@ -218,7 +218,7 @@ pub(super) fn capturer(
     let is_pulled = profiling.engine != Engine::Perf || sampled.is_some();
     let targets = targets.map(|target| profiled(target, is_pulled)).collect();
     let (clock, ledger) = (base.clock.clone(), base.shared.ledger.clone());
-    let capturer = Capturer::new(targets, profiling.capture.clone(), clock, ledger);
+    let capturer = Capturer::new(targets, profiling.capture.clone(), clock, ledger).knowing(processes);
     match sampled {
         Some(sampled) => capturer.sampling(sampled),
         None => capturer,

@@ -26,11 +26,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::baselines::Baselines;
+use crate::continuous::{Continuous, Processes};
 use crate::fetch::FetchError;
 use crate::weight;
 
 pub use config::Config;
-pub use target::{BySamples, Identity, Pprof, ProfileTarget};
+pub use target::{Identity, Pprof, ProfileTarget};
 
 /// A baseline that failed for a passing reason is tried again after this.
 const RETRY_NS: u64 = 60 * SECOND_NS;
@@ -53,7 +54,8 @@ fn ended(request: &Request, origin: Arc<Origin>, at: Stamp, outcome: CaptureOutc
 #[derive(Debug)]
 pub struct Capturer {
     targets: Vec<Planned>,
-    sampled: Option<BySamples>,
+    sampled: Option<Continuous>,
+    processes: Processes,
     config: Config,
     clock: Clock,
     ledger: Ledger,
@@ -88,13 +90,20 @@ impl Capturer {
         let planned = |target| Planned { target, baseline_due_ns: now, last_capture: None, told: None };
         let targets = targets.into_iter().map(planned).collect();
         let baselines = Baselines::default();
-        Capturer { targets, sampled: None, config, clock, ledger, baselines, spent: Vec::new() }
+        let (sampled, processes, spent) = (None, Processes::default(), Vec::new());
+        Capturer { targets, sampled, processes, config, clock, ledger, baselines, spent }
     }
 
     /// Takes CPU time from the kernel's samples.
     #[must_use]
-    pub fn sampling(self, sampled: BySamples) -> Capturer {
+    pub fn sampling(self, sampled: Continuous) -> Capturer {
         Capturer { sampled: Some(sampled), ..self }
+    }
+
+    /// Knows whose memory is whose.
+    #[must_use]
+    pub fn knowing(self, processes: Processes) -> Capturer {
+        Capturer { processes, ..self }
     }
 
     /// Runs until cancelled or until nobody can ask any more. Each request it received ends in exactly one record.
@@ -146,7 +155,7 @@ impl Capturer {
             send(&inbox, record).await;
         }
         if let Some(sampled) = self.sampled {
-            sampled.continuous.stop().await;
+            sampled.stop().await;
         }
     }
 

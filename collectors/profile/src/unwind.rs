@@ -7,6 +7,8 @@
 //! thread of its own opens them, and samples that come before go on as they are, counted.
 
 mod answers;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod opener;
 mod statistics;
 mod walk;

@@ -40,12 +40,17 @@ impl FromStr for Against {
 }
 
 /// Whose samples are looked for in the ring.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Whose {
-    /// These processes; everybody where there are none and no name.
-    pub(super) pids: Vec<u32>,
-    /// Else those of that name: what is looked at now may have been started since.
-    pub(super) process: Option<String>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// All there are.
+    Everybody,
+    /// These processes, else those of that name: what is looked at now may have been started since.
+    Of {
+        /// Numbers.
+        pids: Vec<u32>,
+        /// As the kernel has it.
+        process: Option<String>,
+    },
 }
 
 /// What was before.
@@ -105,12 +110,12 @@ fn of(reader: &Reader, range: Range, whose: &Whose) -> Option<Opened> {
         let counts = FunctionCounts::joined(&selection.counts())?;
         (counts.samples > 0).then_some(Opened { stacks: selection.stacks, counts })
     };
-    let pids = whose.pids.clone();
+    let (pids, process) = match whose {
+        Whose::Everybody => return select(Filter::default()),
+        Whose::Of { pids, process } => (pids.clone(), process.clone()),
+    };
     let by_number = if pids.is_empty() { None } else { select(Filter { pids, ..Filter::default() }) };
-    by_number.or_else(|| match (&whose.process, whose.pids.is_empty()) {
-        (None, false) => None,
-        (process, _) => select(Filter { process: process.clone(), ..Filter::default() }),
-    })
+    by_number.or_else(|| process.and_then(|name| select(Filter { process: Some(name), ..Filter::default() })))
 }
 
 /// What the comparison came to.
@@ -199,13 +204,14 @@ mod tests {
 
     #[test]
     fn the_ring_is_asked_for_the_process_or_else_for_its_name() {
-        let whose = |pids: &[u32], process: Option<&str>| Whose {
+        let whose = |pids: &[u32], process: Option<&str>| Whose::Of {
             pids: pids.to_vec(),
             process: process.map(str::to_owned),
         };
         assert_eq!(found(&whose(&[7], Some("etcd"))).unwrap(), ["apply", "read"]);
         assert_eq!(found(&whose(&[8], Some("cron"))).unwrap(), ["tick"], "it was restarted");
-        assert_eq!(found(&whose(&[], None)).unwrap(), ["apply", "read", "tick"], "the whole node");
+        assert_eq!(found(&Whose::Everybody).unwrap(), ["apply", "read", "tick"]);
+        assert!(found(&whose(&[], None)).is_err(), "of a member elsewhere nothing is kept here");
         let nobody = found(&whose(&[8], Some("nobody"))).unwrap_err();
         assert!(
             nobody.starts_with("no earlier profile of it in ") && nobody.contains("3 windows"),
@@ -218,7 +224,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let rule: Rule = "*>+5%".parse().unwrap();
         let find = |rules: &[Rule]| {
-            find(&Against::Last, rules, folder.path(), (&Whose::default(), Stamp::default()))
+            find(&Against::Last, rules, folder.path(), (&Whose::Everybody, Stamp::default()))
         };
         assert!(find(&[]).unwrap().is_err());
         assert_eq!(find(&[rule]).unwrap_err().exit, Exit::Data);

@@ -68,10 +68,11 @@ impl Object {
     fn whose(&self, base: &str) -> Whose {
         let process = match (&self.command, self.pids.as_slice()) {
             (Some(_), _) => Some(base.chars().take(COMM_BYTES_MAX).collect()),
+            (None, []) => return Whose::Everybody,
             (None, [pid]) => Some(subject::called(*pid)),
             (None, _) => None,
         };
-        Whose { pids: self.pids.clone(), process }
+        Whose::Of { pids: self.pids.clone(), process }
     }
 }
 

@@ -9,9 +9,9 @@ use model::profile::{Baseline, CaptureOutcome, FunctionCounts, ProfileKind, Prof
 use model::time::Clock;
 use tokio::task::spawn_blocking;
 
-use super::{BySamples, Capturer, ProfileTarget, shot};
+use super::{Capturer, ProfileTarget, shot};
 use crate::baselines::Shot;
-use crate::continuous::{Missed, Side, Wish};
+use crate::continuous::{Continuous, Missed, Side, Wish};
 use crate::counts;
 use crate::goheap::{self, Reading};
 use crate::perf::attr::Hz;
@@ -29,13 +29,13 @@ pub(super) async fn heap(pid: Option<u32>, clock: &Clock) -> Option<Reading> {
 impl Capturer {
     pub(super) async fn sampled(
         &self,
-        sampled: &BySamples,
+        sampled: &Continuous,
         target: &ProfileTarget,
         wish: Wish,
     ) -> Result<CaptureOutcome, Missed> {
         let (asked, before_mono_ns) = (wish.asked, wish.before_mono_ns);
         let first = heap(self.heap_of(&target.name), &self.clock).await;
-        let taken = sampled.continuous.capture(wish).await?;
+        let taken = sampled.capture(wish).await?;
         let last = heap(self.heap_of(&target.name), &self.clock).await;
         let is_spared = taken.hz < Hz::TRIGGERED.get();
         let pulled = match target.pprof.as_ref().filter(|_| !is_spared) {

@@ -36,8 +36,7 @@ impl Capturer {
 
     /// The process whose heap may be read.
     pub(super) fn heap_of(&self, member: &str) -> Option<u32> {
-        let sampled = self.sampled.as_ref().filter(|_| self.config.is_heap_read)?;
-        sampled.processes.newest(member)
+        self.processes.newest(member).filter(|_| self.config.is_heap_read)
     }
 
     /// By the kernel where it lets us, else by the endpoint.

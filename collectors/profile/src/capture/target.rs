@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use model::origin::Origin;
 
-use crate::continuous::{Continuous, Processes};
-
 /// Tells who a target is, as far as it is known by now.
 pub type Identity = Arc<dyn Fn() -> Arc<Origin> + Send + Sync>;
 
@@ -34,13 +32,4 @@ impl fmt::Debug for ProfileTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProfileTarget").field("name", &self.name).field("pprof", &self.pprof).finish()
     }
-}
-
-/// The kernel's samples, and whose they are.
-#[derive(Debug)]
-pub struct BySamples {
-    /// What samples.
-    pub continuous: Continuous,
-    /// The members' processes.
-    pub processes: Processes,
 }
