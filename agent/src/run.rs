@@ -18,7 +18,7 @@ use model::origin::Origin;
 use model::record::{Fact, Record};
 use model::time::Clock;
 use profile::capture::Capturer;
-use profile::continuous::Processes;
+use profile::continuous::{Continuous, Processes};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
@@ -68,9 +68,14 @@ struct Ends {
     marked: watch::Receiver<Option<model::time::Stamp>>,
 }
 
-/// Runs the agent until there is a reason to stop; with `recording`, writes down what it sees and says.
-pub(crate) async fn run(config: Config, recording: Option<&Path>, ledger: Ledger) -> Result<Stop, Failure> {
-    let started = start(config, recording, ledger).instrument(info_span!("start")).await?;
+/// Runs the agent until there is a reason to stop; with `recording`, writes down what it sees and says. What was counted and
+/// which processes members were lasts over runs.
+pub(crate) async fn run(
+    config: Config,
+    recording: Option<&Path>,
+    lasting: (Ledger, Processes),
+) -> Result<Stop, Failure> {
+    let started = start(config, recording, lasting).instrument(info_span!("start")).await?;
     let Started { pipeline, reloads, changes } = started;
     let stop = why_stop(signal, (reloads, changes), recording.is_some());
     Ok(pipeline.run(stop, GRACE).await?)
@@ -83,7 +88,11 @@ struct Started {
     changes: mpsc::Receiver<()>,
 }
 
-async fn start(config: Config, recording: Option<&Path>, ledger: Ledger) -> Result<Started, Failure> {
+async fn start(
+    config: Config,
+    recording: Option<&Path>,
+    (ledger, processes): (Ledger, Processes),
+) -> Result<Started, Failure> {
     let raw = clock::system();
     let restored = state::restore(&config.state_dir, &raw, config.engine.clone()).map_err(|error| {
         let text = format!("keep state in {}", config.state_dir.display());
@@ -102,10 +111,9 @@ async fn start(config: Config, recording: Option<&Path>, ledger: Ledger) -> Resu
         rates: probe::Rates::default(),
     };
     let found = sources::find(&config, &[]).await;
-    let processes = Processes::default();
     sources::tell(&processes, &found.targets);
     let sampled = sources::sampled(&base, &config, &processes).await;
-    describe(&config, &found, sampled.is_some());
+    describe(&config, &found, sampled.as_ref().is_some_and(Continuous::is_sampling));
     let targets = found.targets;
     let shipping = config.is_shipping();
     let (outlets, ends) = outlets(shipping, recording.is_some());
@@ -328,12 +336,11 @@ fn calls(config: &Config, target: &Target, (probed, is_sampled): (bool, bool)) -
             calls.push("no writes".to_owned());
         }
     }
-    let is_pulled = is_sampled || config.profiling.engine != Engine::Perf;
-    if target.pprof_url.is_some() && config.profiling.enabled && is_pulled {
+    if target.pprof_url.is_some() && config.profiling.enabled {
         let capture = &config.profiling.capture;
         let mut kinds = vec!["its heap", "its goroutines"];
         let cpu = format!("a CPU profile of {} s", capture.baseline_cpu_seconds);
-        if !is_sampled {
+        if !is_sampled && config.profiling.engine != Engine::Perf {
             kinds.insert(0, &cpu);
         }
         calls.push(format!("{} every {:?}", kinds.join(", "), capture.refresh));

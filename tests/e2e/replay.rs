@@ -17,7 +17,8 @@ const SOON: Duration = Duration::from_secs(90);
 /// One half hour east of where the whole hours are, one west: whoever prints local time is found out.
 const ZONES: [&str; 3] = ["UTC", "Asia/Kolkata", "America/St_Johns"];
 
-/// Baselines of three members within the first seconds, before anything is rolled out.
+/// Baselines of three members within the first seconds, before anything is rolled out. By endpoints, for the goroutines: of a
+/// busy host, as this one may be, a capture by samples asks for none.
 const RATES: &str = "profile: { engine: pprof, cpu: 1s, baseline_cpu: 1s }
 probe: { writes: true, serializable_read_hz: 0.2, linearizable_read_hz: 0.3, status_hz: 0, lease_hz: 0.5, put_hz: 0 }
 slo: { write_limit: 64ms }

@@ -231,7 +231,7 @@ fn by_size(a: &FunctionDiff, b: &FunctionDiff) -> std::cmp::Ordering {
 
 fn row(pair: &Pair<'_>, both: &Both<'_>, q: f64) -> FunctionDiff {
     let (then, now) = pair.observed(both);
-    let (low, high) = stats::difference_interval(then, now);
+    let (low, high) = pair.interval(both);
     let (before, after) = (pair.before, pair.after);
     FunctionDiff {
         name: both.name.to_owned(),

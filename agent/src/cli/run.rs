@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use clap::Args;
 use exporters::otlp::Signal;
 use model::ledger::Ledger;
+use profile::continuous::Processes;
 use tracing::error;
 
 use super::{Ended, Exit, Failure, Source, runtime, tell};
@@ -51,9 +52,10 @@ pub(super) fn run(source: &Source, recording: Option<&Path>) -> Ended {
 /// A reload and a change of members are a new run in the same process: the engine's state is saved and restored between
 /// them. A wrong configuration is refused and the old one kept. A recording ends neither way: see [`crate::run::run`].
 fn again_and_again(source: &Source, mut config: Config, recording: Option<&Path>, ledger: &Ledger) -> Ended {
-    let runtime = runtime()?;
+    let (runtime, processes) = (runtime()?, Processes::default());
     loop {
-        let stop = runtime.block_on(crate::run::run(config.clone(), recording, ledger.clone()))?;
+        let lasting = (ledger.clone(), processes.clone());
+        let stop = runtime.block_on(crate::run::run(config.clone(), recording, lasting))?;
         if stop == Stop::Asked {
             return Ok(Exit::Ok);
         }

@@ -198,6 +198,7 @@ pub(super) fn profiling(root: &mut Map<'_>, state_dir: &Path) -> Profiling {
     let capture = profile::capture::Config {
         cpu_seconds: cpu.map(whole_seconds),
         baseline_cpu_seconds: whole_seconds(baseline_cpu),
+        is_cpu_pulled: engine != Engine::Perf,
         is_heap_read,
         captures_per_hour,
         cool_down,

@@ -183,10 +183,7 @@ pub(super) async fn sampled(base: &Base, config: &Config, processes: &Processes)
     let started = spawn_blocking(move || Continuous::start(ring, members, clock, ledger)).await;
     match started {
         Ok(Ok(continuous)) => {
-            info!(
-                "who runs on this node is sampled 19 times a second of CPU time, into {}; nothing is sent to anybody for it",
-                profiling.history.display()
-            );
+            info!(dir = %profiling.history.display(), "samples are kept for a day");
             Some(continuous)
         }
         Ok(Err(error)) => {
@@ -214,9 +211,7 @@ pub(super) fn capturer(
 ) -> Capturer {
     let profiling = &config.profiling;
     let targets = targets.iter().filter(|_| profiling.enabled);
-    // By samples alone, endpoints still give what samples cannot: heaps and goroutines.
-    let is_pulled = profiling.engine != Engine::Perf || sampled.is_some();
-    let targets = targets.map(|target| profiled(target, is_pulled)).collect();
+    let targets = targets.map(profiled).collect();
     let (clock, ledger) = (base.clock.clone(), base.shared.ledger.clone());
     let capturer = Capturer::new(targets, profiling.capture.clone(), clock, ledger).knowing(processes);
     match sampled {
@@ -225,10 +220,10 @@ pub(super) fn capturer(
     }
 }
 
-fn profiled(target: &Target, is_pulled: bool) -> ProfileTarget {
+fn profiled(target: &Target) -> ProfileTarget {
     let identity = target.identity.clone();
     let identity = Arc::new(move || identity.origin());
-    let pprof = target.pprof_url.clone().filter(|_| is_pulled).and_then(|url| pprof(target, url));
+    let pprof = target.pprof_url.clone().and_then(|url| pprof(target, url));
     ProfileTarget { name: target.name.clone(), pprof, identity }
 }
 

@@ -12,6 +12,8 @@ mod sampling;
 mod worker;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -21,6 +23,8 @@ use model::profile::{Baseline, FunctionCounts, Stacks};
 use model::time::{Clock, Stamp};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::warn;
 
 use crate::history::{Limits, writer};
 use crate::perf::attr::Hz;
@@ -31,6 +35,11 @@ use worker::Worker;
 
 /// Captures that wait for the thread: its one caller takes one at a time.
 const COMMANDS: usize = 4;
+
+/// What a capture takes beyond its length: names and the ring, on a busy node.
+const GRACE: Duration = Duration::from_secs(15);
+/// The last window takes some milliseconds.
+const STOP_MAX: Duration = Duration::from_secs(4);
 
 /// What is sampled, and where it goes.
 #[derive(Clone, Debug)]
@@ -120,6 +129,12 @@ pub enum Missed {
     /// The member's process is not known: it is on another node, or in a namespace that we do not see.
     #[error("the member's process is not known")]
     NoProcess,
+    /// The kernel stopped letting us, or the kill switch came.
+    #[error("sampling ended in the middle of the capture")]
+    Interrupted,
+    /// The disk or the node did not come back in time.
+    #[error("the capture did not come to its end in time")]
+    Stalled,
     /// The windows did not come back from the ring.
     #[error("the windows of the capture were lost")]
     Lost,
@@ -136,9 +151,17 @@ impl Missed {
             Missed::NotSampling => "not_sampling",
             Missed::Busy => "capture_running",
             Missed::NoProcess => "no_process",
+            Missed::Interrupted => "sampling_ended",
+            Missed::Stalled => "stalled",
             Missed::Lost => "windows_lost",
             Missed::Ended => "profiling_ended",
         }
+    }
+
+    /// Whether anything had been done for it.
+    #[must_use]
+    pub fn has_begun(self) -> bool {
+        matches!(self, Missed::Interrupted | Missed::Stalled | Missed::Lost)
     }
 }
 
@@ -153,6 +176,7 @@ struct Command {
 #[derive(Debug)]
 pub struct Continuous {
     commands: Option<SyncSender<Command>>,
+    is_sampling: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -169,9 +193,16 @@ impl Continuous {
         ledger: Ledger,
     ) -> Result<Continuous, StartError> {
         let worker = Worker::open(config, processes, clock, ledger)?;
+        let is_sampling = worker.is_sampling();
         let (commands, told) = sync_channel(COMMANDS);
         let thread = thread::Builder::new().name("profiler".to_owned()).spawn(move || worker.run(&told))?;
-        Ok(Continuous { commands: Some(commands), thread: Some(thread) })
+        Ok(Continuous { commands: Some(commands), is_sampling, thread: Some(thread) })
+    }
+
+    /// Whether anybody is sampled now.
+    #[must_use]
+    pub fn is_sampling(&self) -> bool {
+        self.is_sampling.load(Ordering::Relaxed)
     }
 
     /// Samples more often for that long, then gives what came and what had been before.
@@ -179,19 +210,23 @@ impl Continuous {
     /// # Errors
     /// [`Missed`].
     pub async fn capture(&self, wish: Wish) -> Result<Taken, Missed> {
-        let (reply, answer) = oneshot::channel();
+        let ((reply, answer), length) = (oneshot::channel(), wish.length);
         let commands = self.commands.as_ref().ok_or(Missed::Ended)?;
         match commands.try_send(Command { wish, reply }) {
-            Ok(()) => answer.await.unwrap_or(Err(Missed::Ended)),
+            Ok(()) => match timeout(length + GRACE, answer).await {
+                Ok(answer) => answer.unwrap_or(Err(Missed::Ended)),
+                Err(_) => Err(Missed::Stalled),
+            },
             Err(TrySendError::Full(_)) => Err(Missed::Busy),
             Err(TrySendError::Disconnected(_)) => Err(Missed::Ended),
         }
     }
 
-    /// Ends it and waits until the last window has been written.
+    /// Ends it and waits until the last window has been written, but not for ever.
     pub async fn stop(self) {
-        // The end of a thread is the thread's to say.
-        drop(spawn_blocking(move || drop(self)).await);
+        if timeout(STOP_MAX, spawn_blocking(move || drop(self))).await.is_err() {
+            warn!("the last window of samples is still being written: the disk does not come back");
+        }
     }
 }
 

@@ -18,14 +18,25 @@ const SEEN_MIN: f64 = 5.0;
 const POINTS: [(f64, f64); 2] = [(0.5, 0.454_936), (0.8, 1.642_374)];
 /// Halvings of an interval: far below the noise of the estimate.
 const STEPS: usize = 40;
-/// A standard deviation of log odds of 1 means that nothing can be said.
-const VARIANCE_MAX: f64 = 1.0;
+/// A standard deviation of log odds of 3, a factor of 20: two runs that have next to nothing in common.
+const VARIANCE_MAX: f64 = 9.0;
+/// Two-sided 95 % of the normal distribution.
+const Z_95: f64 = 1.959_963_984_540_054;
 
-/// The variance that the bulk of the functions has beyond its noise.
-pub(super) fn variance(functions: impl Iterator<Item = (Observed, Observed)>) -> f64 {
+/// What happened to all functions.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Bulk {
+    /// What it did to the typical one, in log odds: a new function that takes half of the time halves all others.
+    typical: f64,
+    /// How far the functions lie apart beyond their noise, a variance of log odds.
+    variance: f64,
+}
+
+/// What the bulk of the functions did.
+pub(super) fn of(functions: impl Iterator<Item = (Observed, Observed)>) -> Bulk {
     let mut seen: Vec<(f64, f64)> = functions.filter_map(|(then, now)| log_odds(then, now)).collect();
     if seen.len() < FUNCTIONS_MIN {
-        return 0.0;
+        return Bulk::default();
     }
     let typical = point(seen.iter().map(|(difference, _)| *difference).collect(), 0.5);
     for (difference, _) in &mut seen {
@@ -38,32 +49,50 @@ pub(super) fn variance(functions: impl Iterator<Item = (Observed, Observed)>) ->
         })
     };
     if !too_wide(0.0) {
-        return 0.0;
+        return Bulk::default();
     }
     let (mut low, mut high) = (0.0, VARIANCE_MAX);
     for _ in 0..STEPS {
         let middle = (low + high) / 2.0;
         if too_wide(middle) { low = middle } else { high = middle }
     }
-    high
+    Bulk { typical, variance: high }
 }
 
-/// What a share is worth when two runs lie so far apart: each side has half of that.
-pub(super) fn widened(one: Observed, share: f64, variance: f64) -> Observed {
-    let odds = share * (1.0 - share);
-    Observed { n: 1.0 / (1.0 / one.n + odds * variance / 2.0), ..one }
+impl Bulk {
+    /// Whether the two differ by noise alone, but for a few functions.
+    pub(super) fn is_still(&self) -> bool {
+        self.variance <= 0.0
+    }
+
+    /// How far functions lie apart beyond their noise, a variance of log odds.
+    pub(super) fn variance(&self) -> f64 {
+        self.variance
+    }
+
+    /// Two-sided p of "it did what the bulk did": a change by a factor, however large, is a distance of log odds. Student's,
+    /// with the degrees of freedom of what is estimated (Welch and Satterthwaite).
+    pub(super) fn stands_out(&self, then: Observed, now: Observed) -> f64 {
+        let ((before, v1), (after, v2)) = (logit(then), logit(now));
+        let all = v1 + v2 + self.variance;
+        let estimated = v1 * v1 / then.freedom + v2 * v2 / now.freedom;
+        let freedom = if estimated > 0.0 { all * all / estimated } else { f64::INFINITY };
+        super::stats::student((after - before - self.typical).abs() / all.sqrt(), freedom)
+    }
+
+    /// 95 % interval of one share, where each side has half of what the two lie apart.
+    pub(super) fn interval(&self, one: Observed) -> (f64, f64) {
+        let (middle, noise) = logit(one);
+        let half = Z_95 * (noise + self.variance / 2.0).sqrt();
+        let share = |logit: f64| 1.0 / (1.0 + (-logit).exp());
+        (share(middle - half).min(one.share), share(middle + half).max(one.share))
+    }
 }
 
-/// Two-sided p of "it lies no farther apart than the bulk": a change by a factor, however large, is a distance of log odds,
-/// which shares of nothing have too by half a sample (Haldane, 1956).
-pub(super) fn stands_out(then: Observed, now: Observed, variance: f64) -> f64 {
-    let side = |one: Observed| {
-        let share = (one.share * one.n + 0.5) / (one.n + 1.0);
-        ((share / (1.0 - share)).ln(), 1.0 / (one.n * share * (1.0 - share)))
-    };
-    let ((before, noise_before), (after, noise_after)) = (side(then), side(now));
-    let distance = (after - before).abs() / (noise_before + noise_after + variance).sqrt();
-    super::stats::student(distance, super::stats::welch(then, now))
+/// Log odds and the variance that noise gives them; shares of nothing have them too, by half a sample (Haldane, 1956).
+fn logit(one: Observed) -> (f64, f64) {
+    let share = (one.share * one.n + 0.5) / (one.n + 1.0);
+    ((share / (1.0 - share)).ln(), 1.0 / (one.n * share * (1.0 - share)))
 }
 
 /// The difference of log odds and the variance that noise gives it.
@@ -85,51 +114,67 @@ fn point(mut values: Vec<f64>, part: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Observed, stands_out, variance, widened};
+    use super::{Bulk, Observed, of};
+
+    fn side(share: f64, n: f64) -> Observed {
+        Observed { share, n, freedom: f64::INFINITY }
+    }
 
     fn pairs(relative: impl Fn(usize) -> f64) -> Vec<(Observed, Observed)> {
-        let one = |share: f64| Observed { share, n: 1e6, freedom: f64::INFINITY };
-        (0..100).map(|at| (one(0.02), one(0.02 * relative(at)))).collect()
+        (0..100).map(|at| (side(0.02, 1e6), side(0.02 * relative(at), 1e6))).collect()
     }
 
     #[test]
     fn a_few_changed_functions_are_not_the_bulk() {
-        assert_eq!(variance(pairs(|at| if at < 15 { 1.5 } else { 1.0 }).into_iter()), 0.0);
+        assert!(of(pairs(|at| if at < 15 { 1.5 } else { 1.0 }).into_iter()).is_still());
         // All of them alike: a load.
-        assert_eq!(variance(pairs(|_| 1.2).into_iter()), 0.0);
-        assert_eq!(variance(pairs(|at| 1.0 + at as f64 / 50.0).into_iter().take(19)), 0.0);
+        assert!(of(pairs(|_| 1.2).into_iter()).is_still());
+        assert!(of(pairs(|at| 1.0 + at as f64 / 50.0).into_iter().take(19)).is_still());
     }
 
     #[test]
     fn what_was_seen_a_few_times_says_nothing_of_the_bulk() {
-        let few = |n: f64| Observed { share: 0.027, n, freedom: f64::INFINITY };
-        let far = |n: f64| {
-            (0..100).map(move |at| (few(n), Observed { share: 0.004 * f64::from(at % 9 + 1), ..few(2e3) }))
-        };
-        assert_eq!(variance(far(37.0)), 0.0);
-        assert!(variance(far(3_700.0)) > 0.3);
+        let far =
+            |n: f64| (0..100_u32).map(move |at| (side(0.027, n), side(0.004 * f64::from(at % 9 + 1), 2e3)));
+        assert!(of(far(37.0)).is_still());
+        assert!(of(far(3_700.0)).variance > 0.3);
+    }
+
+    #[test]
+    fn what_the_bulk_did_is_no_change_of_a_function() {
+        // Each lost two fifths of its share, give or take a tenth.
+        let bulk = of(pairs(|at| 0.6 * (0.9 + (at % 11) as f64 / 50.0)).into_iter());
+        assert!(!bulk.is_still() && (bulk.typical - 0.6_f64.ln()).abs() < 0.05, "{bulk:?}");
+        assert!(bulk.stands_out(side(0.05, 1e5), side(0.03, 1e5)) > 0.5);
+        assert!(bulk.stands_out(side(0.05, 1e5), side(0.05, 1e5)) < 1e-6);
     }
 
     #[test]
     fn a_change_by_a_large_factor_stands_out_of_a_bulk_that_lies_apart() {
-        let side = |share: f64, n: f64| Observed { share, n, freedom: f64::INFINITY };
-        let check = |then: (f64, f64), now: (f64, f64), low: f64, high: f64| {
-            let p = stands_out(side(then.0, then.1), side(now.0, now.1), 1.0);
+        let bulk = Bulk { typical: 0.0, variance: 1.0 };
+        let check = |then: (f64, f64), now: (f64, f64), (low, high): (f64, f64)| {
+            let (then, now) = (side(then.0, then.1), side(now.0, now.1));
+            let p = bulk.stands_out(then, now);
             assert!((low..high).contains(&p), "{then:?} {now:?}: {p}");
+            // The intervals of both sides say the same as the test.
+            let (before, after) = (bulk.interval(then), bulk.interval(now));
+            assert!(before.0 <= then.share && then.share <= before.1 && after.0 < after.1);
+            assert_eq!(p < 0.01, before.1 < after.0, "{p}: {before:?} {after:?}");
         };
-        check((0.0, 37.0), (0.387, 1407.0), 0.01, 0.05);
-        check((0.0, 370.0), (0.387, 1407.0), 1e-6, 1e-3);
-        check((0.05, 1e4), (0.1, 1e4), 0.4, 0.6);
+        check((0.0, 37.0), (0.387, 1407.0), (0.01, 0.05));
+        check((0.0, 370.0), (0.387, 1407.0), (1e-6, 1e-2));
+        check((0.05, 1e4), (0.1, 1e4), (0.4, 0.6));
     }
 
     #[test]
     fn a_bulk_that_lies_apart_widens_what_noise_may_do() {
-        let spread = variance(pairs(|at| 1.0 + (at % 11) as f64 / 100.0).into_iter()).sqrt();
+        let bulk = of(pairs(|at| 1.0 + (at % 11) as f64 / 100.0).into_iter());
+        let spread = bulk.variance.sqrt();
         assert!(spread > 0.03 && spread < 0.06, "{spread}");
-        let one = Observed { share: 0.05, n: 1e9, freedom: 10.0 };
-        let seen = widened(one, 0.05, 0.04 * 0.04);
-        // Both sides together have a standard deviation of 4 % of 5 %, less a little.
-        let deviation = (2.0 * 0.05 * 0.95 / seen.n).sqrt();
+        let known = Bulk { typical: 0.0, variance: 0.04 * 0.04 };
+        let (low, high) = known.interval(side(0.05, 1e9));
+        // One side has a standard deviation of 4 % of 5 % over the root of two, less a little.
+        let deviation = (high - low) / 2.0 / super::Z_95 * std::f64::consts::SQRT_2;
         assert!((deviation / 0.05 / 0.04 - 0.95).abs() < 0.01, "{deviation}");
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use model::profile::FunctionCounts;
 
-use super::bulk;
+use super::bulk::{self, Bulk};
 use super::spread::Spread;
 use super::stats::{self, Observed};
 use super::{SHARE_FLOOR, ratio, share};
@@ -58,8 +58,8 @@ pub(super) struct Pair<'a> {
     pub(super) after: &'a FunctionCounts,
     spreads: (Spread, Spread),
     functions: BTreeMap<&'a str, (Side, Side)>,
-    /// How far the two runs lie apart.
-    apart: f64,
+    /// What happened to all functions.
+    bulk: Bulk,
     /// A typical function's share after over its share before.
     scale: f64,
 }
@@ -77,13 +77,13 @@ impl<'a> Pair<'a> {
             after,
             spreads: (Spread::of(before), Spread::of(after)),
             functions: BTreeMap::new(),
-            apart: 0.0,
+            bulk: Bulk::default(),
             scale: 1.0,
         };
         pair.read(before, |(then, _)| then);
         pair.read(after, |(_, now)| now);
         pair.scale = pair.typical_ratio(|value| share(value, before), |value| share(value, after));
-        pair.apart = bulk::variance(pair.candidates().iter().map(|both| pair.seen(both)));
+        pair.bulk = bulk::of(pair.candidates().iter().map(|both| pair.observed(both)));
         Some(pair)
     }
 
@@ -131,20 +131,23 @@ impl<'a> Pair<'a> {
 
     /// Two-sided p of "its inclusive share did not change": neither beyond sampling, nor beyond what the bulk did.
     pub(super) fn p_value(&self, both: &Both<'_>) -> f64 {
-        let (then, now) = self.seen(both);
+        let (then, now) = self.observed(both);
         let by_noise = stats::two_proportions(then, now);
-        if self.apart > 0.0 { by_noise.max(bulk::stands_out(then, now, self.apart)) } else { by_noise }
+        if self.bulk.is_still() { by_noise } else { by_noise.max(self.bulk.stands_out(then, now)) }
     }
 
-    /// The inclusive shares, as uncertain as windows and the bulk say.
-    pub(super) fn observed(&self, both: &Both<'_>) -> (Observed, Observed) {
-        let (then, now) = self.seen(both);
-        let middle = (then.share + now.share) / 2.0;
-        (bulk::widened(then, middle, self.apart), bulk::widened(now, middle, self.apart))
+    /// 95 % interval of the change of the inclusive share: by noise, or where the two runs lie apart by that.
+    pub(super) fn interval(&self, both: &Both<'_>) -> (f64, f64) {
+        let (then, now) = self.observed(both);
+        if self.bulk.is_still() {
+            return stats::difference_interval(then, now);
+        }
+        let sides = (self.bulk.interval(then), self.bulk.interval(now));
+        stats::difference_of((then.share, sides.0), (now.share, sides.1))
     }
 
     /// The inclusive shares with what the windows say of their variance.
-    fn seen(&self, both: &Both<'_>) -> (Observed, Observed) {
+    pub(super) fn observed(&self, both: &Both<'_>) -> (Observed, Observed) {
         let (then, now) = (&self.spreads.0, &self.spreads.1);
         let one = |value: u64, counts: &FunctionCounts, effect: super::spread::Effect| Observed {
             share: share(value, counts),
@@ -187,7 +190,7 @@ impl<'a> Pair<'a> {
         let (then, now) = (&self.spreads.0, &self.spreads.1);
         let n = side(then, now, self.before) + side(now, then, self.after);
         let odds = size * (1.0 - size).max(0.0);
-        (odds * n + odds * odds * self.apart).sqrt()
+        (odds * n + odds * odds * self.bulk.variance()).sqrt()
     }
 
     /// Two values as shares.

@@ -41,7 +41,7 @@ pub(super) fn two_proportions(before: Observed, after: Observed) -> f64 {
 }
 
 /// Degrees of freedom of a difference (Welch and Satterthwaite).
-pub(super) fn welch(before: Observed, after: Observed) -> f64 {
+fn welch(before: Observed, after: Observed) -> f64 {
     let (v1, v2) = (1.0 / before.n, 1.0 / after.n);
     let weighed = v1 * v1 / before.freedom + v2 * v2 / after.freedom;
     if weighed > 0.0 { (v1 + v2).powi(2) / weighed } else { f64::INFINITY }
@@ -49,9 +49,15 @@ pub(super) fn welch(before: Observed, after: Observed) -> f64 {
 
 /// 95 % interval of `after − before`: Newcombe's hybrid of two Wilson intervals (Statistics in Medicine 17, 1998, method 10).
 pub(super) fn difference_interval(before: Observed, after: Observed) -> (f64, f64) {
-    let (low_1, high_1) = wilson(before.share, before.n);
-    let (low_2, high_2) = wilson(after.share, after.n);
-    let (before, after) = (before.share, after.share);
+    let side = |one: Observed| (one.share, wilson(one.share, one.n));
+    difference_of(side(before), side(after))
+}
+
+/// The same from any intervals of the two sides, which are independent (Zou and Donner, 2008).
+pub(super) fn difference_of(
+    (before, (low_1, high_1)): (f64, (f64, f64)),
+    (after, (low_2, high_2)): (f64, (f64, f64)),
+) -> (f64, f64) {
     let difference = after - before;
     let low = difference - ((after - low_2).powi(2) + (high_1 - before).powi(2)).sqrt();
     let high = difference + ((high_2 - after).powi(2) + (before - low_1).powi(2)).sqrt();

@@ -114,7 +114,12 @@ fn of(reader: &Reader, range: Range, whose: &Whose) -> Option<Opened> {
         Whose::Everybody => return select(Filter::default()),
         Whose::Of { pids, process } => (pids.clone(), process.clone()),
     };
-    let by_number = if pids.is_empty() { None } else { select(Filter { pids, ..Filter::default() }) };
+    // By both: the number of one that has ended may be another's now.
+    let by_number = if pids.is_empty() {
+        None
+    } else {
+        select(Filter { pids, process: process.clone(), ..Filter::default() })
+    };
     by_number.or_else(|| process.and_then(|name| select(Filter { process: Some(name), ..Filter::default() })))
 }
 

@@ -13,6 +13,8 @@ pub struct Config {
     pub cpu_seconds: Option<u32>,
     /// Length of a baseline by an endpoint, seconds.
     pub baseline_cpu_seconds: u32,
+    /// Whether an endpoint may be asked for CPU time where the kernel does not give it.
+    pub is_cpu_pulled: bool,
     /// Whether heaps may be read from the memory of the members, where all their secrets are.
     pub is_heap_read: bool,
     /// Captures an hour on this node, over all targets; baselines not counted.
@@ -32,6 +34,7 @@ impl Default for Config {
         Config {
             cpu_seconds: None,
             baseline_cpu_seconds: 5,
+            is_cpu_pulled: true,
             is_heap_read: false,
             captures_per_hour: 6,
             cool_down: Duration::from_secs(600),

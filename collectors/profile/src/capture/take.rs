@@ -10,23 +10,34 @@ use tracing::info;
 use super::shot::{self, TakeError};
 use super::{Capturer, ProfileTarget, sampled};
 use crate::baselines::Shot;
-use crate::continuous::Wish;
+use crate::continuous::{Continuous, Wish};
 use crate::fetch::FetchError;
 
 impl Capturer {
     /// What a baseline has: of CPU time only where the kernel does not keep it anyway.
     pub(super) async fn shoot(&self, target: &ProfileTarget) -> Result<Shot, TakeError> {
-        let seconds = self.sampled.is_none().then_some(self.config.baseline_cpu_seconds);
+        let is_pulled = self.config.is_cpu_pulled && !self.is_sampled(&target.name);
+        let seconds = is_pulled.then_some(self.config.baseline_cpu_seconds);
         let heap = sampled::heap(self.heap_of(&target.name), &self.clock).await;
         let pulled = match &target.pprof {
             Some(pprof) => shot::take(pprof, seconds, &self.clock).await,
             None => Err(TakeError::Fetch(FetchError::NoEndpoint)),
         };
         let Some(heap) = heap else { return pulled };
-        let mut shot = pulled.unwrap_or_else(|_| Shot { began: heap.at, ended: heap.at, ..Shot::default() });
+        let mut shot = match pulled {
+            Err(TakeError::Fetch(FetchError::NoEndpoint)) => {
+                Shot { began: heap.at, ended: heap.at, ..Shot::default() }
+            }
+            pulled => pulled?,
+        };
         shot.bodies.retain(|(kind, _)| *kind != ProfileKind::Heap);
         shot.read.push(heap.stacks());
         Ok(shot)
+    }
+
+    /// Whether the kernel keeps its CPU time.
+    fn is_sampled(&self, member: &str) -> bool {
+        self.sampled.as_ref().is_some_and(Continuous::is_sampling) && self.processes.newest(member).is_some()
     }
 
     /// Whether there is anything to take of it that the kernel does not keep.
@@ -57,15 +68,18 @@ impl Capturer {
                 Ok(outcome) => return outcome,
                 Err(missed) => {
                     self.ledger.add("agent_profile_samples_missed_total", missed.reason(), 1);
-                    if target.pprof.is_none() {
+                    if target.pprof.is_none() || !self.config.is_cpu_pulled {
                         let (reason, detail) = (missed.reason().to_owned(), missed.to_string());
-                        return CaptureOutcome::Failed { reason, detail };
+                        return match missed.has_begun() {
+                            true => CaptureOutcome::Failed { reason, detail },
+                            false => CaptureOutcome::Refused { reason },
+                        };
                     }
                     info!(target_name = target.name, %missed, "its own endpoint is asked instead");
                 }
             }
         }
-        let Some(pprof) = &target.pprof else {
+        let Some(pprof) = target.pprof.as_ref().filter(|_| self.config.is_cpu_pulled) else {
             return CaptureOutcome::Refused { reason: FetchError::NoEndpoint.reason().to_owned() };
         };
         let shot = shot::take(pprof, Some(self.config.seconds(false)), &self.clock).await;

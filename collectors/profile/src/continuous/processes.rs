@@ -2,7 +2,10 @@
 //! same.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::history::selection::Filter;
 
 /// Processes of one member that are remembered: an upgrade restarts it once, a crash loop often.
 const PIDS_MAX: usize = 16;
@@ -18,8 +21,16 @@ pub struct Processes {
 pub(super) struct Who {
     /// The newest first.
     pub(super) pids: Vec<u32>,
+    /// What the kernel calls the newest: who got the number of a former one is mostly called otherwise.
+    pub(super) name: Option<String>,
     /// Whether no other member runs on this node, so that a process of the same name was this one's.
     pub(super) is_alone: bool,
+}
+
+impl Who {
+    pub(super) fn filter(&self) -> Filter {
+        Filter { pids: self.pids.clone(), process: self.name.clone(), ..Filter::default() }
+    }
 }
 
 impl Processes {
@@ -42,7 +53,9 @@ impl Processes {
     pub(super) fn of(&self, member: &str) -> Option<Who> {
         let by_member = self.lock();
         let pids = by_member.get(member)?.clone();
-        Some(Who { pids, is_alone: by_member.len() == 1 })
+        let comm = pids.first().and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+        let name = comm.map(|comm| comm.trim_end_matches('\n').to_owned());
+        Some(Who { pids, name, is_alone: by_member.len() == 1 })
     }
 
     /// The process that a member was when it was seen last.
@@ -65,11 +78,14 @@ mod tests {
     fn a_member_is_the_process_seen_last_and_was_those_before() {
         let processes = Processes::default();
         assert_eq!(processes.of("m1"), None);
-        [7, 7, 9, 7].into_iter().for_each(|pid| processes.seen("m1", pid));
-        assert_eq!(processes.of("m1"), Some(Who { pids: vec![7, 9], is_alone: true }));
+        [u32::MAX, u32::MAX, 9, u32::MAX].into_iter().for_each(|pid| processes.seen("m1", pid));
+        let who = Who { pids: vec![u32::MAX, 9], name: None, is_alone: true };
+        assert_eq!(processes.of("m1"), Some(who), "a process that has gone has no name");
         (100..200).for_each(|pid| processes.seen("m2", pid));
         let second = processes.of("m2").unwrap();
         assert_eq!((second.pids.len(), second.pids[0], second.is_alone), (PIDS_MAX, 199, false));
-        assert_eq!(processes.current(), [7, 199]);
+        assert_eq!(processes.current(), [u32::MAX, 199]);
+        processes.seen("us", std::process::id());
+        assert!(processes.of("us").unwrap().name.is_some());
     }
 }

@@ -59,32 +59,32 @@ impl Ring {
         who: &Who,
         losses: Losses,
     ) -> Result<Taken, Missed> {
-        let unwritten = self.writer.unwritten();
+        let (unwritten, life) = (self.writer.unwritten(), self.writer.life());
         let reader = Reader::open_with(self.writer.path(), unwritten).map_err(|_| Missed::Lost)?;
-        let since = |window: &&Placed| window.boot == self.boot && window.at.mono_ns >= began.mono_ns;
+        let since = |window: &&Placed| window.life == life && window.at.mono_ns >= began.mono_ns;
         let mut own = reader.windows().iter().filter(since).map(|window| window.sequence);
         let first = own.next().ok_or(Missed::Lost)?;
         let range = Range::Windows { first, last: own.next_back().unwrap_or(first) };
-        let selection = reader.select(range, &Filter { pids: who.pids.clone(), ..Filter::default() });
-        let mut after = side(selection).ok_or(Missed::Lost)?;
+        let mut after = side(reader.select(range, &who.filter())).ok_or(Missed::Lost)?;
         after.stacks.losses = losses;
         let chosen = reader.choose_baseline(wish.asked, self.boot, wish.before_mono_ns);
-        let before = chosen.range.and_then(|range| before(&reader, range, who, &after));
+        let before = chosen.range.and_then(|range| before(&reader, (range, self.boot), who));
         let baseline = if before.is_some() { chosen.label } else { Baseline::Missing };
         Ok(Taken { after, before, baseline, hz })
     }
 }
 
-/// What the member's processes did then. A member that was restarted since the agent came is known by all its numbers;
-/// where none of them had run yet, a process of the same name was it, if no other member is on this node.
-fn before(reader: &Reader, range: Range, who: &Who, after: &Side) -> Option<Side> {
-    let own = reader.select(range, &Filter { pids: who.pids.clone(), ..Filter::default() });
-    if !own.stacks.samples.is_empty() || !who.is_alone {
-        return side(own).filter(|side| side.counts.samples > 0);
-    }
-    let process = after.stacks.owners.iter().map(|owner| owner.process.clone()).next()?;
-    let named = reader.select(range, &Filter { process: Some(process), ..Filter::default() });
-    side(named).filter(|side| side.counts.samples > 0)
+/// What the member's processes did then. A member that was restarted since the agent came is known by all its numbers. Where
+/// none of them had run yet, and in another boot, where numbers mean others, a process of the same name was it, if no other
+/// member is on this node.
+fn before(reader: &Reader, (range, boot): (Range, Boot), who: &Who) -> Option<Side> {
+    let select = |filter: &Filter| side(reader.select(range, filter)).filter(|side| side.counts.samples > 0);
+    let mut windows = reader.windows().iter().filter(|window| range.contains(window));
+    let by_number = if windows.all(|window| window.boot == boot) { select(&who.filter()) } else { None };
+    by_number.or_else(|| {
+        let process = who.name.clone().filter(|_| who.is_alone)?;
+        select(&Filter { process: Some(process), ..Filter::default() })
+    })
 }
 
 fn side(selection: Selection) -> Option<Side> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use model::ledger::Ledger;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::Processes;
 use crate::binaries::Binaries;
@@ -49,18 +49,15 @@ pub(super) struct Gathered {
 impl Sampling {
     /// Of the whole node, else of the members.
     pub(super) fn start(binaries: &Binaries, processes: &Processes, hz: Hz) -> Result<Sampling, Refusal> {
-        match Sampling::of(Scope::Node, binaries, hz) {
-            Ok(sampling) => Ok(sampling),
-            Err(refusal) => {
-                let members = processes.current();
-                let sampling = match members.is_empty() {
-                    true => Err(refusal),
-                    false => Sampling::of(Scope::Members(members), binaries, hz).map_err(|_| refusal),
-                }?;
-                info!("the kernel lets us sample the members alone, not the rest of the node");
-                Ok(sampling)
-            }
-        }
+        let members = processes.current();
+        let sampling = match Sampling::of(Scope::Node, binaries, hz) {
+            Err(_) if !members.is_empty() => Sampling::of(Scope::Members(members), binaries, hz),
+            started => started,
+        }?;
+        let whose =
+            if sampling.scope == Scope::Node { "who runs on this node is" } else { "members alone are" };
+        info!("{whose} sampled {} times a second of CPU time; nobody is asked anything for it", hz.get());
+        Ok(sampling)
     }
 
     fn of(scope: Scope, binaries: &Binaries, hz: Hz) -> Result<Sampling, Refusal> {
@@ -82,36 +79,33 @@ impl Sampling {
         self.session.is_over() || matches!(&self.scope, Scope::Members(pids) if *pids != processes.current())
     }
 
-    /// Another rate from here on; what was sampled before is in what is gathered next. A session whose rate is fixed is
-    /// replaced by one with the other rate.
-    pub(super) fn set_rate(&mut self, hz: Hz, binaries: &Binaries) -> Option<Gathered> {
+    /// Another rate from here on, and what was sampled before. A session that does not take it, because it follows tasks or is
+    /// too busy, is replaced by one with that rate.
+    ///
+    /// # Errors
+    /// [`Refusal`] when there is no other one either: then nobody knows at which rate the old one has sampled meanwhile.
+    pub(super) fn set_rate(&mut self, hz: Hz, binaries: &Binaries) -> Result<Option<Gathered>, Refusal> {
         if hz == self.hz {
-            return None;
+            return Ok(None);
         }
-        match self.session.set_rate(hz) {
-            Ok(()) if self.session.awaits_rate(hz, SWITCH) => {}
-            Ok(()) => warn!(hz = hz.get(), "the rate of sampling did not change in time"),
-            Err(_) => {
-                let rest = self.gather();
-                match Sampling::of(self.scope.clone(), binaries, hz) {
-                    Ok(other) => *self = other,
-                    Err(refusal) => warn!(%refusal, hz = hz.get(), "sampling goes on at the old rate"),
-                }
-                return Some(rest);
-            }
+        if self.session.set_rate(hz).is_ok() && self.session.awaits_rate(hz, SWITCH) {
+            self.hz = hz;
+            return Ok(Some(self.gather()));
         }
-        self.hz = hz;
-        Some(self.gather())
+        let other = Sampling::of(self.scope.clone(), binaries, hz)?;
+        Ok(Some(std::mem::replace(self, other).end()))
+    }
+
+    /// Everything that is left in it.
+    fn end(self) -> Gathered {
+        let Sampling { session, harvest, told, .. } = self;
+        let statistics = session.stop().statistics;
+        gathered(&harvest, (told, statistics))
     }
 
     pub(super) fn gather(&mut self) -> Gathered {
-        let (now, told) = (self.session.statistics(), self.told);
-        self.told = now;
-        Gathered {
-            counted: self.harvest.take(),
-            lost: now.lost.saturating_sub(told.lost),
-            truncated: now.truncated.saturating_sub(told.truncated),
-        }
+        let now = self.session.statistics();
+        gathered(&self.harvest, (std::mem::replace(&mut self.told, now), now))
     }
 
     /// What it costs and how it is, for `/metrics`.
@@ -121,6 +115,14 @@ impl Sampling {
         ledger.set("agent_profiler_cpus", "", u64::try_from(now.cpus).unwrap_or(0));
         ledger.set("agent_profiler_locked_bytes", "", u64::try_from(now.locked_bytes).unwrap_or(0));
         ledger.set("agent_profiler_processes", "", u64::try_from(now.processes).unwrap_or(0));
+    }
+}
+
+fn gathered(harvest: &Harvest, (told, now): (Statistics, Statistics)) -> Gathered {
+    Gathered {
+        counted: harvest.take(),
+        lost: now.lost.saturating_sub(told.lost),
+        truncated: now.truncated.saturating_sub(told.truncated),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The thread: windows one after the other, captures when they are asked for, and nobody sampled while the kill switch is
 //! there.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -52,6 +54,8 @@ pub(super) struct Worker {
     names: Names,
     ring: Ring,
     sampling: Option<Sampling>,
+    is_sampling: Arc<AtomicBool>,
+    is_refusal_told: bool,
     retry_mono_ns: u64,
     /// When the window began.
     at: Stamp,
@@ -73,7 +77,12 @@ impl Worker {
         let binaries = Binaries::default();
         let sampling = match is_killed(&config.kill_switch) {
             true => None,
-            false => Some(Sampling::start(&binaries, &processes, Hz::STEADY)?),
+            false => match Sampling::start(&binaries, &processes, Hz::STEADY) {
+                Ok(sampling) => Some(sampling),
+                // Members that are still to come may be ours to sample although the node is not.
+                Err(_) if processes.current().is_empty() => None,
+                Err(refusal) => return Err(refusal.into()),
+            },
         };
         let at = clock.now();
         Ok(Worker {
@@ -86,11 +95,18 @@ impl Worker {
             ledger,
             binaries,
             ring,
+            is_sampling: Arc::new(AtomicBool::new(sampling.is_some())),
+            is_refusal_told: false,
             sampling,
             at,
             first: 0,
             capturing: None,
         })
+    }
+
+    /// Whether anybody is sampled, for those who must look elsewhere if not.
+    pub(super) fn is_sampling(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_sampling)
     }
 
     /// Until nobody holds the other end.
@@ -103,6 +119,7 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.look();
+            self.is_sampling.store(self.sampling.is_some(), Ordering::Relaxed);
             if self.clock.now().mono_ns >= self.due_mono_ns() {
                 self.turn();
             }
@@ -136,6 +153,10 @@ impl Worker {
         }
         let is_busy = self.is_busy();
         self.switch(rate(is_busy));
+        if self.sampling.is_none() {
+            drop(reply.send(Err(Missed::NotSampling)));
+            return;
+        }
         let length_ns = u64::try_from(wish.length.as_nanos()).unwrap_or(u64::MAX);
         let window = (wish.length / CAPTURE_WINDOWS).max(Duration::from_secs(1));
         self.capturing = Some(Capturing {
@@ -158,34 +179,48 @@ impl Worker {
             .is_some_and(|(before, now)| now.is_busy_since(before))
     }
 
-    /// Follows the kill switch, and brings back a session that has ended.
+    /// Follows the kill switch, ends a capture that nobody waits for, and brings back a session that has ended.
     fn look(&mut self) {
+        if self.capturing.as_ref().is_some_and(|capturing| capturing.reply.is_closed()) {
+            self.switch(Hz::STEADY);
+            self.capturing = None;
+        }
         if is_killed(&self.config.kill_switch) {
             if self.sampling.is_some() {
                 info!(file = %self.config.kill_switch.display(), "nobody is sampled while this file is there");
                 self.close();
-                self.sampling = None;
-                self.miss(Missed::NotSampling);
+                self.end_sampling();
             }
             return;
         }
-        let is_stale = self.sampling.as_ref().is_none_or(|sampling| sampling.is_stale(&self.processes));
+        if self.sampling.as_ref().is_some_and(|sampling| sampling.is_stale(&self.processes)) {
+            self.close();
+            self.end_sampling();
+        }
         let now = self.clock.now();
-        if !is_stale || now.mono_ns < self.retry_mono_ns {
+        if self.sampling.is_some() || now.mono_ns < self.retry_mono_ns {
             return;
         }
         self.retry_mono_ns = now.mono_ns.saturating_add(RETRY_NS);
-        self.close();
-        self.sampling = None;
-        self.miss(Missed::NotSampling);
         match Sampling::start(&self.binaries, &self.processes, Hz::STEADY) {
             Ok(sampling) => self.sampling = Some(sampling),
             Err(refusal) => {
                 self.ledger.add("agent_profiler_refused_total", refusal.label(), 1);
-                warn!(%refusal, "nobody is sampled");
+                // Told once: it is tried again for as long as the agent runs.
+                if !std::mem::replace(&mut self.is_refusal_told, true) {
+                    warn!(%refusal, cure = refusal.cure(), "nobody is sampled");
+                }
             }
         }
         self.at = self.clock.now();
+    }
+
+    /// From here on nobody is sampled, and a capture cannot go on.
+    fn end_sampling(&mut self) {
+        self.sampling = None;
+        if let Some(capturing) = self.capturing.take() {
+            drop(capturing.reply.send(Err(Missed::Interrupted)));
+        }
     }
 
     /// The window is over, and with it perhaps the capture.
@@ -213,18 +248,30 @@ impl Worker {
 
     /// Another rate, and a window that ends where it changes.
     fn switch(&mut self, hz: Hz) {
-        let Some(sampling) = &mut self.sampling else { return };
+        let Some(sampling) = &mut self.sampling else { return self.close() };
         let old = sampling.hz();
         match sampling.set_rate(hz, &self.binaries) {
-            Some(gathered) => self.write(gathered, old),
-            None => self.close(),
+            Ok(Some(gathered)) => self.write(gathered, old),
+            Ok(None) => self.close(),
+            Err(refusal) => {
+                // What was sampled meanwhile is of a rate that nobody knows.
+                warn!(%refusal, hz = hz.get(), "the rate of sampling could not be changed: it begins anew");
+                self.ledger.add("agent_history_lost_total", "rate_unknown", 1);
+                self.end_sampling();
+                self.at = self.clock.now();
+            }
         }
     }
 
     fn close(&mut self) {
-        let Some(sampling) = &mut self.sampling else { return };
-        let (hz, gathered) = (sampling.hz(), sampling.gather());
-        self.write(gathered, hz);
+        match &mut self.sampling {
+            Some(sampling) => {
+                let (hz, gathered) = (sampling.hz(), sampling.gather());
+                self.write(gathered, hz);
+            }
+            // Nobody is sampled, and that is no window.
+            None => self.at = self.clock.now(),
+        }
     }
 
     /// Names a window and puts it into the ring.
@@ -254,12 +301,5 @@ impl Worker {
             self.ticks = (self.ticks.1, Ticks::read());
         }
         self.ring.append(&Window { stacks, lost });
-    }
-
-    /// A capture that cannot go on.
-    fn miss(&mut self, missed: Missed) {
-        if let Some(capturing) = self.capturing.take() {
-            drop(capturing.reply.send(Err(missed)));
-        }
     }
 }

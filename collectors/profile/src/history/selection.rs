@@ -31,7 +31,7 @@ pub enum Range {
 }
 
 impl Range {
-    pub(super) fn contains(&self, window: &Placed) -> bool {
+    pub(crate) fn contains(&self, window: &Placed) -> bool {
         match *self {
             Range::Wall { from_ns, to_ns } => window.at.wall_ns < to_ns && window.end().wall_ns > from_ns,
             Range::Windows { first, last } => (first..=last).contains(&window.sequence),

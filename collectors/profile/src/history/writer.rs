@@ -157,6 +157,12 @@ impl Writer {
         self.trouble
     }
 
+    /// The run of this writer, as in [`super::reader::Placed::life`].
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -95,6 +95,17 @@ impl Bench {
     }
 }
 
+/// CPU time of the thread behind it.
+fn worked_ns() -> u64 {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten().map(|entry| entry.path());
+    let of = |path: &Path| {
+        let is_it = fs::read_to_string(path.join("comm")).ok()?.trim() == "profiler";
+        let text = fs::read_to_string(path.join("schedstat")).ok().filter(|_| is_it)?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    };
+    tasks.filter_map(|path| of(&path)).sum()
+}
+
 fn share(counts: &FunctionCounts, name: &str) -> f64 {
     let own =
         counts.functions.iter().find(|function| function.name == name).map_or(0, |function| function.own);
@@ -166,7 +177,7 @@ async fn restarted() {
     let taken = bench.capture(&continuous).await;
     let Ok(Taken { after, before, .. }) = taken else {
         // Where only the members may be sampled, another member is another session.
-        assert_eq!(taken, Err(Missed::NotSampling));
+        assert_eq!(taken, Err(Missed::Interrupted));
         return;
     };
     runs_in(&before.unwrap(), "earlier", "later");
@@ -193,11 +204,15 @@ async fn killed() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         fs::write(bench.kill_switch(), "").unwrap();
     });
-    assert_eq!(missed, Err(Missed::NotSampling), "what is under way ends");
+    assert_eq!(missed, Err(Missed::Interrupted), "what is under way ends");
     assert_eq!(bench.capture(&continuous).await, Err(Missed::NotSampling));
-    let windows = bench.windows();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!continuous.is_sampling());
+    let (windows, worked_ns) = (bench.windows(), worked_ns());
+    // Beyond the end of the window that would have been.
+    tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(bench.windows(), windows);
+    let worked_ns = self::worked_ns() - worked_ns;
+    assert!(worked_ns < 300_000_000, "who samples nobody has nothing to do: {worked_ns} ns");
     fs::remove_file(bench.kill_switch()).unwrap();
     until("more windows", || bench.windows() > windows);
     let wish = Wish {
