@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use collectors::target::{Identity, Target};
@@ -209,8 +210,16 @@ fn binary(version: &str) -> PathBuf {
     path
 }
 
+/// Below the range that the kernel gives to outgoing connections: nobody takes it before the member has it.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("an address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const COUNT: u32 = 20_000;
+    let start = std::process::id().wrapping_mul(977);
+    let mut ports = (0..COUNT).map(|_| {
+        let at = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        12_000 + u16::try_from(at).expect("below 20,000")
+    });
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
 }
 
 /// Two clocks in step, from the runtime's own.

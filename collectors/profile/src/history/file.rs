@@ -63,6 +63,11 @@ impl Source {
         Source { file: None, length: 0, tail: Some((0, bytes)) }
     }
 
+    /// Made, and nothing is in it yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.length() == 0
+    }
+
     fn length(&self) -> u64 {
         self.tail.as_ref().map_or(self.length, |(from, bytes)| from.saturating_add(wide(bytes.len())))
     }

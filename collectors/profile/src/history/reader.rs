@@ -137,6 +137,7 @@ impl Reader {
 
     fn add_file(&mut self, id: u32, tail: Option<(u64, Vec<u8>)>) -> Option<u16> {
         match Source::open(&self.path.join(file::name(id)), tail.clone()) {
+            Ok(source) if source.is_empty() => None,
             Ok(source) => self.add(id.into(), source.index(), tail, true),
             // Removed since it was listed: older than the ring goes back.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,

@@ -96,9 +96,12 @@ pub(crate) fn named(stacks: &Stacks) -> Vec<(String, i64, i64)> {
             let frame = stacks.frames[usize::try_from(*frame).unwrap()];
             let function = &stacks.functions[usize::try_from(frame.function).unwrap()];
             let inlined = if frame.inlined { "inlined " } else { "" };
+            // What the compiler makes of a package's variables is from several files, of which Go's profiles show the first
+            // that they met: a function has one name and one file there.
+            let file = if function.name.ends_with(".init") { "" } else { &function.file };
             format!(
-                "{inlined}{} {}:{} from {} at {:x}\n",
-                function.name, function.file, frame.line, function.start_line, frame.address
+                "{inlined}{} {file}:{} from {} at {:x}\n",
+                function.name, frame.line, function.start_line, frame.address
             )
         };
         all.push((sample.frames.iter().map(line).collect(), sample.value, sample.count));

@@ -14,6 +14,9 @@ const SHORT: Comparison =
 fn check(version: &str) {
     let etcd = Etcd::start(version);
     let observed = Observed::of(&etcd, "m", SHORT);
+    // Who may not see the kernel has samples of other moments than Go's own, which count its time too.
+    let is_kernel_seen = observed.ours.iter().any(|one| one.naming.kernel > 0);
+    let margin = if is_kernel_seen { 4.0 } else { 12.0 };
     for level in [Level::Functions, Level::Code] {
         let Agreement { mended, without_sysmon, plain, ceiling } = observed.agreement(level);
         println!(
@@ -24,7 +27,7 @@ fn check(version: &str) {
         assert!(mended.all > 300, "{mended}: too few to mean anything");
         // The same code is seen as often by both; a second of Go's has a fifth as many samples as one of ours.
         assert!(
-            without_sysmon.percent() > ceiling.percent() - 3.0,
+            without_sysmon.percent() > ceiling.percent() - margin,
             "{without_sysmon} of ours, {ceiling} of Go's own\n{shown:#?}"
         );
         assert!(

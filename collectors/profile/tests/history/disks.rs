@@ -113,14 +113,15 @@ fn a_read_only_disk_is_named_and_used_again_when_it_is_not() {
     let dir = tempfile::tempdir().unwrap();
     mount(&["-t", "tmpfs", "-o", "size=1m", "ring"], dir.path());
     let path = dir.path().join("history");
-    mount(&["-o", "remount,ro"], dir.path());
+    // The mount alone: a regular user may not change the file system.
+    mount(&["-o", "remount,bind,ro"], dir.path());
     let mut writer = Writer::open(&path, limits(), BOOT).unwrap();
     assert_eq!(writer.trouble(), Some(Trouble::ReadOnly));
     for number in 0..20 {
         writer.append(&window(number));
     }
     assert_eq!((read(&mut writer), writer.account().lost_windows), ((0..20).collect(), 0));
-    mount(&["-o", "remount,rw"], dir.path());
+    mount(&["-o", "remount,bind,rw"], dir.path());
     writer.append(&window(20));
     assert_eq!(writer.trouble(), None);
     assert_eq!(numbers(&all(&Reader::open(&path).unwrap())), (0..=20).collect::<Vec<_>>());

@@ -46,7 +46,8 @@ fn a_known_call_chain_is_seen_as_it_is() {
     let (program, functions) = run_chain(&[]);
     let plan = Plan::new(Target::Pids(vec![program.pid()]), Hz::TRIGGERED);
     let (session, notes) = noting(&plan);
-    assert_eq!(session.abilities().scope, Scope::Node);
+    let scope = if is_node_ours() { Scope::Node } else { Scope::Tasks };
+    assert_eq!(session.abilities().scope, scope);
     until("a hundred samples", || notes.lock().unwrap().len() >= 100);
     let outcome = session.stop();
     let notes = notes.lock().unwrap();

@@ -15,6 +15,9 @@ use crate::sleeper::Sleeper;
 
 #[test]
 fn a_program_waits_as_long_as_it_says_where_it_says() {
+    if !is_node_ours() {
+        return;
+    }
     let mut command = Command::new(chain());
     command.args(["0", "50"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut program = Program(command.spawn().unwrap());
@@ -56,6 +59,9 @@ fn a_program_waits_as_long_as_it_says_where_it_says() {
 
 #[test]
 fn who_never_comes_back_has_waited_until_the_end() {
+    if !is_node_ours() {
+        return;
+    }
     let mut command = Command::new(chain());
     command.args(["0", "1", "and stay"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut program = Program(command.spawn().unwrap());
@@ -111,6 +117,9 @@ fn check(way: &str, times: usize, kind: WaitKind) {
 
 #[test]
 fn time_other_threads_and_pipes_are_slept_for() {
+    if !is_node_ours() {
+        return;
+    }
     for way in ["nanosleep", "futex", "pipe"] {
         check(way, 20, WaitKind::Sleeping);
     }
@@ -118,11 +127,17 @@ fn time_other_threads_and_pipes_are_slept_for() {
 
 #[test]
 fn what_no_signal_ends_is_told_apart() {
+    if !is_node_ours() {
+        return;
+    }
     check("vfork", 20, WaitKind::Uninterruptible);
 }
 
 #[test]
 fn who_waits_for_a_disk_is_told_apart() {
+    if !is_node_ours() {
+        return;
+    }
     // A disk may answer within the shortest time that is told of, so how long is known only of the longer ones.
     for way in ["direct", "fsync"] {
         let (told, waits, switches) = seen(way, 10, Tracefs::Used);
@@ -139,12 +154,18 @@ fn who_waits_for_a_disk_is_told_apart() {
 
 #[test]
 fn who_could_have_run_is_told_apart() {
+    if !is_node_ours() {
+        return;
+    }
     // Two that never sleep share a CPU: each waits while the other runs.
     check("rival", 20, WaitKind::Preempted);
 }
 
 #[test]
 fn without_tracefs_durations_are_as_true() {
+    if !is_node_ours() {
+        return;
+    }
     let (told, waits, switches) = seen("nanosleep", 20, Tracefs::Unused);
     assert_eq!(switches, Some(Switches::Counted(Untraced::Unwanted)));
     let (told_ns, seen_ns) = (told.iter().sum::<u64>(), waits.iter().map(|wait| wait.length_ns).sum::<u64>());
