@@ -84,9 +84,9 @@ pub(super) fn find(
 
 fn kept(history: &Path, whose: &Whose, now: Stamp) -> Result<Result<Earlier, String>, Failure> {
     let reader = Reader::open(history).map_err(|error| Failure::new(Exit::Data, error))?;
-    // The daemon's monotonic clock goes on over restarts of the machine, ours does not: as from another boot, windows are
-    // chosen by the wall clock.
-    let chosen = reader.choose_baseline(now, Boot::default(), None);
+    // The daemon's monotonic clock goes on over restarts of the machine, ours does not: as from another boot that has just
+    // begun, windows are chosen by the wall clock.
+    let chosen = reader.choose_baseline(Stamp { mono_ns: 0, ..now }, Boot::default(), None);
     let found = chosen.range.and_then(|range| of(&reader, range, whose));
     let Some(profile) = found else {
         let there = reader.windows().len();
@@ -197,8 +197,8 @@ mod tests {
             writer.append(&window(at_s, process, function));
         }
         writer.flush();
-        // The wall says ten minutes; our monotonic clock has just begun.
-        let now = Stamp { mono_ns: 0, wall_ns: 1_630 * SECOND_NS };
+        // The wall says ten minutes, whatever our monotonic clock says.
+        let now = Stamp { mono_ns: 90_000 * SECOND_NS, wall_ns: 1_630 * SECOND_NS };
         let found = find(&Against::Last, &[], folder.path(), (whose, now)).unwrap();
         found.map(|earlier| {
             assert!(earlier.told.ends_with("until 10.0 min ago"), "{}", earlier.told);

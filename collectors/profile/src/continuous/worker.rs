@@ -236,6 +236,8 @@ impl Worker {
         self.switch(Hz::STEADY);
         if let Some(capturing) = self.capturing.take() {
             let taken = self.taken(&capturing);
+            // Who comes after the agent's end wants these windows most.
+            self.ring.flush();
             drop(capturing.reply.send(taken));
         }
     }
