@@ -92,7 +92,11 @@ impl World {
             192..208 => self.now = self.now.plus_ns(30 * SECOND_NS),
             208..224 => self.now = self.now.plus_ns(3_600 * SECOND_NS),
             224..232 => self.now = self.now.plus_ns(seed.number() % (1 << 56)),
-            232..244 => self.now = self.now.minus_ns(seed.number() % (10 * SECOND_NS)),
+            232..244 => {
+                let ns = seed.number() % (10 * SECOND_NS);
+                let Stamp { mono_ns, wall_ns } = self.now;
+                self.now = Stamp { mono_ns: mono_ns.saturating_sub(ns), wall_ns: wall_ns.saturating_sub(ns) };
+            }
             _ => self.now.wall_ns = seed.number(),
         }
     }
