@@ -5,7 +5,7 @@
 //! with [`refused`].
 
 mod config;
-mod kill_switch;
+pub(crate) mod kill_switch;
 mod sampled;
 mod shot;
 mod take;

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::anyhow;
-use model::profile::{FunctionCounts, ProfileSet, Stacks};
+use model::profile::{ProfileSet, Stacks};
 use model::time::{SECOND_NS, Stamp};
 use profile::history::Boot;
 use profile::history::reader::Reader;
@@ -107,7 +107,7 @@ fn kept(history: &Path, whose: &Whose, now: Stamp) -> Result<Result<Earlier, Str
 fn of(reader: &Reader, range: Range, whose: &Whose) -> Option<Opened> {
     let select = |filter: Filter| {
         let selection = reader.select(range, &filter);
-        let counts = FunctionCounts::joined(&selection.counts())?;
+        let counts = selection.joined()?;
         (counts.samples > 0).then_some(Opened { stacks: selection.stacks, counts })
     };
     let (pids, process) = match whose {

@@ -1,6 +1,7 @@
 //! A file that stops all profiling on the node for as long as it exists.
 
-use std::io::ErrorKind;
+use std::fs::Metadata;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,9 +15,13 @@ pub(super) async fn appears(path: &Path) {
     }
 }
 
-/// A file that cannot be looked at counts as present: in doubt nothing is profiled.
 pub(super) async fn present(path: &Path) -> bool {
-    match tokio::fs::symlink_metadata(path).await {
+    is_there(tokio::fs::symlink_metadata(path).await)
+}
+
+/// A file that cannot be looked at counts as there: in doubt nothing is profiled.
+pub(crate) fn is_there(looked_at: io::Result<Metadata>) -> bool {
+    match looked_at {
         Ok(_) => true,
         Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
     }

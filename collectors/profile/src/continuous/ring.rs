@@ -3,7 +3,7 @@
 use std::fs;
 
 use model::ledger::Ledger;
-use model::profile::{Baseline, FunctionCounts, Losses};
+use model::profile::{Baseline, Losses};
 use model::time::Stamp;
 
 use super::processes::Who;
@@ -88,6 +88,6 @@ fn before(reader: &Reader, (range, boot): (Range, Boot), who: &Who) -> Option<Si
 }
 
 fn side(selection: Selection) -> Option<Side> {
-    let counts = FunctionCounts::joined(&selection.counts())?;
+    let counts = selection.joined()?;
     Some(Side { stacks: selection.stacks, counts })
 }

@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::Processes;
 use crate::binaries::Binaries;
+use crate::capture::kill_switch;
 use crate::perf::attr::Hz;
 use crate::perf::refusal::Refusal;
 use crate::perf::session::{Plan, Session};
@@ -126,11 +127,7 @@ fn gathered(harvest: &Harvest, (told, now): (Statistics, Statistics)) -> Gathere
     }
 }
 
-/// Whether nobody may be sampled. A file that cannot be looked at counts as there: in doubt nothing is profiled.
+/// Whether nobody may be sampled.
 pub(super) fn is_killed(kill_switch: &Path) -> bool {
-    use std::io::ErrorKind::{NotADirectory, NotFound};
-    match std::fs::symlink_metadata(kill_switch) {
-        Ok(_) => true,
-        Err(error) => !matches!(error.kind(), NotFound | NotADirectory),
-    }
+    kill_switch::is_there(std::fs::symlink_metadata(kill_switch))
 }

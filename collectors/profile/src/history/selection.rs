@@ -148,6 +148,12 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// The same of all windows together, with each of them in it; `None` where there are none.
+    #[must_use]
+    pub fn joined(&self) -> Option<FunctionCounts> {
+        FunctionCounts::joined(&self.counts())
+    }
+
     /// Counts by function and call edge, for each window.
     #[must_use]
     pub fn counts(&self) -> Vec<FunctionCounts> {
