@@ -116,11 +116,13 @@ fn a_profile_that_was_tampered_with_is_none() {
     thread::sleep(Duration::from_secs(1));
     let reading = goheap::read(program.pid(), Stamp::default()).unwrap();
     let stack: Vec<u64> = reading.sites().map(|site| site.stack.to_vec()).max_by_key(Vec::len).unwrap();
-    // The stack of a bucket is found by its words, in memory that the runtime has for itself.
+    // A bucket is found by its stack with the number of its words before it: the words alone also stand where the
+    // runtime takes stacks.
     let memory =
         std::fs::File::options().read(true).write(true).open(format!("/proc/{}/mem", program.pid())).unwrap();
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", program.pid())).unwrap();
-    let wanted: Vec<u8> = stack.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let depth = u64::try_from(stack.len()).unwrap();
+    let wanted: Vec<u8> = std::iter::once(&depth).chain(&stack).flat_map(|word| word.to_le_bytes()).collect();
     let mut found = None;
     for line in maps.lines().filter(|line| line.contains("rw-p")) {
         let (start, rest) = line.split_once('-').unwrap();
@@ -130,10 +132,10 @@ fn a_profile_that_was_tampered_with_is_none() {
         let Ok(read) = memory.read_at(&mut bytes, start) else { continue };
         let at = bytes[..read].windows(wanted.len()).position(|window| window == wanted);
         if let Some(at) = at.filter(|_| found.is_none()) {
-            found = Some(start + u64::try_from(at).unwrap());
+            found = Some(start + u64::try_from(at + size_of_val(&depth)).unwrap());
         }
     }
-    let place = found.expect("the stack is somewhere");
+    let place = found.expect("the bucket is somewhere");
     memory.write_at(&(stack[0] + 1).to_le_bytes(), place).unwrap();
     assert_eq!(goheap::read(program.pid(), Stamp::default()).unwrap_err(), HeapError::Damaged("a hash"));
     memory.write_at(&stack[0].to_le_bytes(), place).unwrap();
