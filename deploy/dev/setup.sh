@@ -309,7 +309,8 @@ apt_unpack_from_debian() {
     mkdir -p "$apt"
     echo "deb [signed-by=$keys] $mirror $archive" >"$apt/sources.list"
     apt_state "$apt"
-    state+=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null)
+    # Mirrors that stand still and archived releases have lists past their date: their signature is what counts here.
+    state+=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Acquire::Check-Valid-Until=false)
     apt_update "${state[@]}" || return 1
     apt_download "$@" -- "${state[@]}"
 }
