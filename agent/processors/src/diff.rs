@@ -105,6 +105,10 @@ fn diffs(
         let then = before.counts.iter().find(|counts| counts.kind == now.kind)?;
         Some((then, now))
     });
+    // A heap has another age than the CPU time beside it.
+    let began = |set: &ProfileSet, kind: ProfileKind| {
+        set.stacks.iter().find(|stacks| stacks.kind == kind).map_or(set.at, |stacks| stacks.at)
+    };
     pairs
         .map(|(then, now)| {
             Conclusion::ProfileDiff(ProfileDiff {
@@ -115,7 +119,7 @@ fn diffs(
                 engine: after.engine.clone(),
                 unit: unit(now.kind).to_owned(),
                 baseline,
-                baseline_age_s: after.at.since_ns(before.at) / SECOND_NS,
+                baseline_age_s: began(after, now.kind).since_ns(began(before, now.kind)) / SECOND_NS,
                 before_total: absolute(then, then.total),
                 after_total: absolute(now, now.total),
                 before_samples: then.samples,
@@ -209,6 +213,39 @@ pub fn compare(before: &FunctionCounts, after: &FunctionCounts) -> Vec<FunctionD
         rows.truncate(ROWS_MAX);
     }
     rows
+}
+
+/// Inclusive shares of one function on both sides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shares<'a> {
+    /// As the profiles have it.
+    pub name: &'a str,
+    /// Of the total.
+    pub before: f64,
+    /// Of the total.
+    pub after: f64,
+    /// Lower end of the 95 % interval of the change, by all that [`compare`] knows of noise.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// Every function of either side whose name is wanted, by name, whether it changed or not; nothing where there is nothing to
+/// compare.
+#[must_use]
+pub fn shares<'a>(
+    before: &'a FunctionCounts,
+    after: &'a FunctionCounts,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Vec<Shares<'a>> {
+    let Some(pair) = Pair::of(before, after) else { return Vec::new() };
+    let wanted = pair.all().filter(|both| is_wanted(both.name));
+    wanted
+        .map(|both| {
+            let ((then, now), (low, high)) = (pair.observed(&both), pair.interval(&both));
+            Shares { name: both.name, before: then.share, after: now.share, low, high }
+        })
+        .collect()
 }
 
 /// Whether a change may be as large as the floor.

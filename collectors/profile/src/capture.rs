@@ -1,8 +1,8 @@
 //! The collector of profiles: one capture at a time, each request answered once, baselines in between.
 //!
 //! Owns budget, cool-down and kill switch, and what is taken by whom: CPU time by the kernel where it lets us, else by the
-//! process itself; heaps and goroutines by the process itself, heaps from its memory where that is allowed. Refuses to queue: a request that finds no place is answered by the caller
-//! with [`refused`].
+//! process itself; heaps and goroutines by the process itself, heaps from its memory where that is allowed. Refuses to
+//! queue: a request that finds no place is answered by the caller with [`refused`].
 
 mod config;
 pub(crate) mod kill_switch;
@@ -35,6 +35,8 @@ pub use target::{Identity, Pprof, ProfileTarget};
 
 /// A baseline that failed for a passing reason is tried again after this.
 const RETRY_NS: u64 = 60 * SECOND_NS;
+/// How often it is looked whether a member without anything to take a baseline of has some now: its process was found.
+const LOOK: Duration = Duration::from_secs(10);
 /// The budget's window.
 const HOUR_NS: u64 = 3_600 * SECOND_NS;
 
@@ -80,6 +82,7 @@ enum Event {
     Asked(Request),
     Marked,
     BaselineDue(usize),
+    Look,
 }
 
 impl Capturer {
@@ -127,6 +130,7 @@ impl Capturer {
             match event {
                 Event::Stop => break,
                 Event::Marked => self.marked(*marks.borrow_and_update()),
+                Event::Look => {}
                 Event::BaselineDue(at) => {
                     tokio::select! {
                         biased;
@@ -191,6 +195,7 @@ impl Capturer {
             request = requests.recv() => request.map_or(Event::Stop, Event::Asked),
             () = marked => Event::Marked,
             at = due => Event::BaselineDue(at),
+            () = tokio::time::sleep(LOOK) => Event::Look,
         }
     }
 

@@ -7,19 +7,20 @@
 //! | frame | name |
 //! |---|---|
 //! | in a file without a name for it, or that cannot be had | `[etcd+0x1f00]`: file's name and offset in the file |
-//! | in the kernel's page of user code | `[vdso+0x780]` |
-//! | in memory, compiled at run time | `[anon]` |
+//! | in the kernel's page of user code, no symbol | `[vdso+0x780]` |
+//! | in memory, compiled at run time, in no list of the process | `[anon]` |
 //! | in nothing that was mapped | `[unknown]` |
 //! | in the kernel, no symbol | `[kernel]`, once for neighbours that have none |
 //!
 //! Addresses of the kernel are given to nobody: they tell an attacker where it is.
 
+mod fileless;
 mod frames;
 mod kernel;
 mod known;
 mod output;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,9 +30,11 @@ use model::time::Stamp;
 use crate::binaries::{Binaries, Binary, Missing, State};
 use crate::perf::modules::{Kind, Module};
 use crate::perf::record::Identity;
+use crate::perf::session::KernelCode;
 use crate::perf::stacks::{self, Frame, KERNEL, NOWHERE, Stack};
 use crate::pods::Pods;
 
+use fileless::Fileless;
 pub use kernel::Kernel;
 use known::{Ends, Key, Known};
 use output::{How, Output};
@@ -72,6 +75,15 @@ pub struct Statistics {
     pub look_ups: u64,
 }
 
+impl Statistics {
+    fn miss(&mut self, missing: Missing) {
+        let at = Missing::ALL.iter().position(|one| *one == missing);
+        if let Some(count) = at.and_then(|at| self.missing.get_mut(at)) {
+            *count += 1;
+        }
+    }
+}
+
 /// A module in this capture.
 #[derive(Debug)]
 struct Opened {
@@ -106,6 +118,7 @@ pub struct Names {
     numbers: HashMap<(Identity, PathBuf), Number>,
     last_number: u32,
     hot: frames::Hot,
+    fileless: Fileless,
     pods: Pods,
 }
 
@@ -123,6 +136,11 @@ impl Names {
         self
     }
 
+    /// What is named next was counted while the kernel made this code of its own and let go of some, in order.
+    pub fn kernel_changed(&mut self, changes: VecDeque<KernelCode>) {
+        self.kernel.begin(changes);
+    }
+
     /// All that was counted, named.
     #[must_use]
     pub fn name(&mut self, counted: &stacks::Stacks, capture: &Capture) -> (Stacks, Statistics) {
@@ -134,6 +152,8 @@ impl Names {
         }
         let mut statistics = naming.statistics;
         self.hot.cool();
+        self.fileless.end();
+        self.kernel.end();
         statistics.cut = output.cut();
         let mut named = output.finish(capture);
         let in_pods = named.owners.iter_mut().filter(|owner| !owner.pod.is_empty());
@@ -222,13 +242,16 @@ impl Naming<'_> {
         let Some(opened) = self.opened.get(&frame.module) else {
             return output.nameless((frame, how), "[unknown]", None);
         };
+        if module.kind == Kind::Vdso {
+            return self.page_frame(&module, (frame, how), output);
+        }
+        if matches!(opened.label, Label::Memory) {
+            return self.compiled_frame((frame, how), pid, output);
+        }
         let binary = match &opened.binary {
             Ok(binary) => binary,
             Err(missing) => {
-                let at = Missing::ALL.iter().position(|one| one == missing);
-                if let Some(count) = at.and_then(|at| self.statistics.missing.get_mut(at)) {
-                    *count += 1;
-                }
+                self.statistics.miss(*missing);
                 let is_file = !matches!(missing, Missing::Memory);
                 let mapping = if is_file { output.mapping(&module, None, frame.offset) } else { None };
                 return output.nameless((frame, how), &nameless(opened, frame), mapping);
@@ -249,6 +272,38 @@ impl Naming<'_> {
         }
         let address = binary.address_of(frame.offset).map_or(0, |address| address - u64::from(how.is_return));
         output.named((frame, how), &known, (mapping.unwrap_or(u32::MAX), address))
+    }
+
+    /// A place in the kernel's page, the same in all processes.
+    fn page_frame(&mut self, module: &Module, place: (Frame, How), output: &mut Output) -> output::Named {
+        let (frame, how) = place;
+        // No number of a file is 0.
+        let key = Key { module: 0, offset: frame.offset, is_return: how.is_return };
+        let known = match self.names.known.get(&key) {
+            Some(known) => known,
+            None => {
+                self.statistics.look_ups += 1;
+                let found = self.names.fileless.in_page((frame.offset, how.is_return));
+                self.names.known.put(key, found)
+            }
+        };
+        let mapping = output.mapping(module, None, frame.offset);
+        if known.is_empty() {
+            self.statistics.miss(Missing::Memory);
+            return output.nameless(place, &format!("[vdso+{:#x}]", frame.offset), mapping);
+        }
+        output.named(place, &known, (mapping.unwrap_or(u32::MAX), frame.offset))
+    }
+
+    /// A place in memory that no file is mapped to: each process has its own.
+    fn compiled_frame(&mut self, (frame, how): (Frame, How), pid: u32, output: &mut Output) -> output::Named {
+        let is_asked = self.names.hot.depth == frames::Depth::Lines;
+        let names = &mut self.names.fileless;
+        let name = if is_asked { names.compiled(pid, (frame.offset, how.is_return)) } else { None };
+        if name.is_none() {
+            self.statistics.miss(Missing::Memory);
+        }
+        output.placeless(name)
     }
 
     fn open(&mut self, module: &Module, pid: u32) -> Opened {

@@ -3,14 +3,18 @@
 //! Owns the order of the steps and the hand-over of what was counted so far. Refuses to name: that is done with what was
 //! handed over, on a thread that nobody waits for.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::binaries::Binaries;
 use crate::dwarf::{self, Walker};
 use crate::perf::record::{Sample, Words};
-use crate::perf::session::{Seen, Sink};
+use crate::perf::session::{KernelCode, Seen, Sink};
 use crate::perf::stacks::Stacks;
 use crate::unwind::{self, Unwinder};
+
+/// Changes of the kernel's code that wait to be taken: a service mesh that is restarted makes some hundred.
+const KERNEL_CODE_MAX: usize = 4_096;
 
 /// What was counted.
 #[derive(Debug, Default)]
@@ -21,6 +25,8 @@ pub struct Counted {
     pub unwinding: unwind::Statistics,
     /// The same of native code, where its tables are walked.
     pub walks: dwarf::Counts,
+    /// Code that the kernel made and let go of meanwhile, in order; of too many the last.
+    pub kernel_code: VecDeque<KernelCode>,
 }
 
 /// The sink of a session.
@@ -87,6 +93,14 @@ impl Sink for Sampler {
         counted.unwinding = self.unwinder.statistics();
         counted.walks = walks.unwrap_or(counted.walks);
     }
+
+    fn kernel_code(&mut self, code: KernelCode) {
+        let mut counted = lock(&self.counted);
+        if counted.kernel_code.len() >= KERNEL_CODE_MAX {
+            counted.kernel_code.pop_front();
+        }
+        counted.kernel_code.push_back(code);
+    }
 }
 
 impl Harvest {
@@ -94,7 +108,12 @@ impl Harvest {
     #[must_use]
     pub fn take(&self) -> Counted {
         let mut counted = lock(&self.counted);
-        Counted { stacks: std::mem::take(&mut counted.stacks), ..*counted }
+        Counted {
+            stacks: std::mem::take(&mut counted.stacks),
+            kernel_code: std::mem::take(&mut counted.kernel_code),
+            unwinding: counted.unwinding,
+            walks: counted.walks,
+        }
     }
 }
 

@@ -120,13 +120,13 @@ impl<'a> Pair<'a> {
 
     /// Functions whose mean share reaches half the floor, by name: a filter that does not look at the difference.
     pub(super) fn candidates(&self) -> Vec<Both<'a>> {
-        self.functions
-            .iter()
-            .map(|(name, (then, now))| Both { name, then: *then, now: *now })
-            .filter(|both| {
-                share(both.then.total, self.before) + share(both.now.total, self.after) >= SHARE_FLOOR
-            })
-            .collect()
+        let mean = |both: &Both<'_>| share(both.then.total, self.before) + share(both.now.total, self.after);
+        self.all().filter(|both| mean(both) >= SHARE_FLOOR).collect()
+    }
+
+    /// All functions, by name.
+    pub(super) fn all(&self) -> impl Iterator<Item = Both<'a>> {
+        self.functions.iter().map(|(name, (then, now))| Both { name, then: *then, now: *now })
     }
 
     /// Two-sided p of "its inclusive share did not change": neither beyond sampling, nor beyond what the bulk did.

@@ -1,17 +1,16 @@
 //! Rules that make `agent diff` fail: `FUNCTION>+5%`, `FUNCTION<-2pp`.
 //!
 //! Owns their grammar and when one is hit. The figure is the function's share of the total, itself and all it calls: `%` is
-//! relative to the share before, `pp` are points of share. A change that sampling alone could have made hits nothing.
+//! relative to the share before, `pp` are points of share. A change that noise could have made, as the table beside it sees noise,
+//! hits nothing.
 
 use std::str::FromStr;
 
-use model::profile::{FunctionCount, FunctionCounts};
+use model::profile::FunctionCounts;
+use processors::diff::shares;
 use serde::Serialize;
 
 use crate::cli::profile::hot::short;
-
-/// Two-sided 95 % of the normal distribution.
-const Z: f64 = 1.959_963_984_540_054;
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,21 +92,18 @@ impl Rule {
 
     /// Every function of that name on either side.
     pub(super) fn judge(&self, before: &FunctionCounts, after: &FunctionCounts) -> Judged {
-        let mut judged = Judged::default();
-        let is_new = |function: &&FunctionCount| find(before, &function.name).is_none();
-        let names =
-            before.functions.iter().chain(after.functions.iter().filter(is_new)).map(|f| f.name.as_str());
-        for name in names.filter(|name| glob(&self.glob, name) || glob(&self.glob, short(name))) {
-            judged.matched += 1;
-            let share = |counts| find(counts, name).map_or(0.0, |f| ratio(f.total, counts.total));
-            let (then, now) = (share(before), share(after));
-            let (low, high) = interval((then, before.samples), (now, after.samples));
-            if self.is_hit((then, now), (low, high)) {
-                let (rule, function) = (self.text.clone(), name.to_owned());
-                judged.hits.push(Hit { rule, function, before: then, after: now, low, high });
-            }
-        }
-        judged
+        let is_meant = |name: &str| glob(&self.glob, name) || glob(&self.glob, short(name));
+        let meant = shares(before, after, is_meant);
+        let hits = meant.iter().filter(|of| self.is_hit((of.before, of.after), (of.low, of.high)));
+        let hits = hits.map(|of| Hit {
+            rule: self.text.clone(),
+            function: of.name.to_owned(),
+            before: of.before,
+            after: of.after,
+            low: of.low,
+            high: of.high,
+        });
+        Judged { matched: meant.len(), hits: hits.collect() }
     }
 
     fn is_hit(&self, (before, after): (f64, f64), (low, high): (f64, f64)) -> bool {
@@ -121,32 +117,6 @@ impl Rule {
         };
         is_sure && change > limit
     }
-}
-
-fn find<'a>(counts: &'a FunctionCounts, name: &str) -> Option<&'a FunctionCount> {
-    let at = counts.functions.binary_search_by(|function| function.name.as_str().cmp(name)).ok()?;
-    counts.functions.get(at)
-}
-
-fn ratio(value: u64, of: u64) -> f64 {
-    if of == 0 { 0.0 } else { (value as f64 / of as f64).min(1.0) }
-}
-
-/// 95 % interval of a difference of shares, each (share, n): Newcombe's, of two Wilson intervals (1998, method 10).
-fn interval((before, before_n): (f64, u64), (after, after_n): (f64, u64)) -> (f64, f64) {
-    if before_n == 0 || after_n == 0 {
-        return (-1.0, 1.0);
-    }
-    let ((low_1, high_1), (low_2, high_2)) = (wilson(before, before_n), wilson(after, after_n));
-    let difference = after - before;
-    (difference - (after - low_2).hypot(high_1 - before), difference + (high_2 - after).hypot(before - low_1))
-}
-
-fn wilson(share: f64, n: u64) -> (f64, f64) {
-    let n = n as f64;
-    let centre = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-    let half = Z / (1.0 + Z * Z / n) * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-    ((centre - half).max(0.0), (centre + half).min(1.0))
 }
 
 /// `*` is anything, `?` one character; all else is itself. One step back at most for each `*`, so long names cost little.
@@ -177,7 +147,7 @@ fn glob(pattern: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use model::profile::ProfileKind;
+    use model::profile::{FunctionCount, ProfileKind, windows};
 
     use super::*;
 
@@ -235,6 +205,29 @@ mod tests {
         check("*>+0%", 5, &["a", "new"]);
         check("*<-1%", 5, &["gone"]);
         check("nothing>+1%", 0, &[]);
+    }
+
+    #[test]
+    fn a_burst_in_one_window_of_ten_hits_nothing() {
+        let in_bursts = |shares: [u64; 10]| {
+            let mut all = counts(&[("a", shares.iter().sum()), ("same", 50_000)]);
+            let one = |a| windows::Window {
+                duration_ns: 1,
+                total: 10_000,
+                functions: vec![
+                    windows::WindowCount { function: 0, own: a, total: a },
+                    windows::WindowCount { function: 1, own: 5_000, total: 5_000 },
+                ],
+            };
+            all.windows = shares.map(one).to_vec();
+            all
+        };
+        let rule: Rule = "a>+5%".parse().unwrap();
+        let hits = |before, after| rule.judge(&in_bursts(before), &in_bursts(after)).hits.len();
+        assert_eq!(hits([1_000; 10], [1_100; 10]), 1);
+        let mut burst = [1_000; 10];
+        burst[4] = 2_000;
+        assert_eq!(hits([1_000; 10], burst), 0);
     }
 
     #[test]

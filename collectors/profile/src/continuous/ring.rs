@@ -78,7 +78,9 @@ impl Ring {
 /// none of them had run yet, and in another boot, where numbers mean others, a process of the same name was it, if no other
 /// member is on this node.
 fn before(reader: &Reader, (range, boot): (Range, Boot), who: &Who) -> Option<Side> {
-    let select = |filter: &Filter| side(reader.select(range, filter)).filter(|side| side.counts.samples > 0);
+    let select = |filter: &Filter| {
+        side(reader.select(range, filter).while_seen()).filter(|side| side.counts.samples > 0)
+    };
     let mut windows = reader.windows().iter().filter(|window| range.contains(window));
     let by_number = if windows.all(|window| window.boot == boot) { select(&who.filter()) } else { None };
     by_number.or_else(|| {

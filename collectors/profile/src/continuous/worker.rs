@@ -280,12 +280,13 @@ impl Worker {
     fn write(&mut self, gathered: Gathered, hz: Hz) {
         let (began, now) = (self.at, self.clock.now());
         self.at = now;
-        let Gathered { counted, lost, truncated } = gathered;
+        let Gathered { mut counted, lost, truncated } = gathered;
         let duration_ns = now.since_ns(began);
         if duration_ns == 0 {
             return;
         }
         let capture = Capture { kind: ProfileKind::Cpu, at: began, duration_ns, period_ns: hz.period_ns() };
+        self.names.kernel_changed(std::mem::take(&mut counted.kernel_code));
         let (stacks, _) = self.names.name(&counted.stacks, &capture);
         let lost = lost.saturating_add(counted.stacks.overflow());
         let samples: i64 = stacks.samples.iter().map(|sample| sample.count).sum();

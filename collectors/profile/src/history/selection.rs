@@ -148,6 +148,24 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// Without the windows before its first sample and after its last one: a process that came later, or had ended, used
+    /// nothing then because it was not there. One that hardly runs loses some of its quiet.
+    #[must_use]
+    pub fn while_seen(mut self) -> Selection {
+        let is_seen = |part: &Part| !part.shares.is_empty();
+        let Some(first) = self.parts.iter().position(is_seen) else { return self };
+        let last = self.parts.iter().rposition(is_seen).unwrap_or(first);
+        self.parts.truncate(last.saturating_add(1));
+        self.parts.drain(..first);
+        let seen = |after: u64| self.parts.iter().any(|part| part.window.sequence == after);
+        let end = self.parts.last().map(|part| part.window.sequence);
+        self.gaps.retain(|gap| seen(gap.after) && Some(gap.after) != end);
+        self.stacks.at = self.parts.first().map_or(self.stacks.at, |part| part.window.at);
+        self.stacks.duration_ns =
+            self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.window.duration_ns));
+        self
+    }
+
     /// The same of all windows together, with each of them in it; `None` where there are none.
     #[must_use]
     pub fn joined(&self) -> Option<FunctionCounts> {

@@ -284,6 +284,29 @@ fn a_filter_takes_one_process_or_container() {
     check(&Filter { process: Some("etcd".into()), pids: vec![11], ..Filter::default() }, &[]);
 }
 
+#[test]
+fn who_came_later_used_nothing_before_only_for_want_of_being_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(dir.path(), limits(), BOOT).unwrap();
+    for second in (0..60).step_by(10) {
+        let mut window = window(second);
+        // It runs in the third and the fifth window.
+        if ![20, 40].contains(&second) {
+            window.stacks.samples.retain(|sample| sample.owner != 1);
+        }
+        writer.append(&window);
+    }
+    writer.flush();
+    let reader = Reader::open(dir.path()).unwrap();
+    let seen = |pid| reader.select(ALL, &Filter { pids: vec![pid], ..Filter::default() }).while_seen();
+    let backup = seen(11);
+    assert_eq!(seconds(&backup), [20, 30, 40]);
+    assert_eq!((backup.stacks.at, backup.stacks.duration_ns), (at(20), 30 * SECOND_NS));
+    assert_eq!(backup.joined().unwrap().duration_ns, 30 * SECOND_NS);
+    assert_eq!(seconds(&seen(10)).len(), 6);
+    assert_eq!(seconds(&seen(12)).len(), 6, "nobody was seen: nothing says since when he was not there");
+}
+
 // ---- damage
 
 /// Reads a file of which something was changed: what comes back was written, from the first window on, and what is missing

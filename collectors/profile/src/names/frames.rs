@@ -15,7 +15,7 @@ pub(super) enum Depth {
     /// Lines and inlined calls, by debug information: 100 ms for the first place in a program of 100 MB, and some MiB.
     #[default]
     Lines,
-    /// The functions that the linker knows: some ms for the first.
+    /// The functions that the linker knows: some ms for the first. Of what was compiled at run time, none.
     Functions,
 }
 
@@ -38,7 +38,7 @@ pub(super) fn of(binary: &Arc<Binary>, (offset, is_return): (u64, bool), hot: &m
             symbol.map(|symbol| named(symbol.name)).into_iter().collect()
         }
     };
-    native.into_iter().map(|frame| called(frame, FrameKind::Native)).collect()
+    native.into_iter().map(self::native).collect()
 }
 
 fn named(function: String) -> gopclntab::Frame {
@@ -87,6 +87,11 @@ impl Hot {
         files.reverse();
         self.files = files;
     }
+}
+
+/// A function of native code.
+pub(super) fn native(frame: gopclntab::Frame) -> Called {
+    called(frame, FrameKind::Native)
 }
 
 fn called(frame: gopclntab::Frame, kind: FrameKind) -> Called {

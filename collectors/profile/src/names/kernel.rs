@@ -1,12 +1,23 @@
 //! Names of the kernel's functions.
 //!
-//! Owns when the kernel's list is read: once, when the first of its frames is met. Refuses to give an address away.
+//! Owns when the kernel's list is read: once, when the first of its frames is met; from then on the kernel says itself what
+//! code it makes and lets go of. Refuses to give an address away, and to name what was at an address that two had.
 
+use std::collections::VecDeque;
+
+use crate::perf::session::KernelCode;
 use crate::symbols::kernel::{KernelError, KernelSymbols};
 
 /// Where they come from.
 #[derive(Debug, Default)]
-pub enum Kernel {
+pub struct Kernel {
+    list: List,
+    /// What it made and let go of since the samples that are named now began.
+    changes: VecDeque<KernelCode>,
+}
+
+#[derive(Debug, Default)]
+enum List {
     /// Not asked yet.
     #[default]
     Unread,
@@ -17,26 +28,104 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// Samples are named next during which the kernel changed so.
+    pub(super) fn begin(&mut self, changes: VecDeque<KernelCode>) {
+        self.changes = changes;
+        if let List::Symbols(symbols) = &mut self.list {
+            add(symbols, &self.changes);
+        }
+    }
+
+    /// They have been named: what is gone is gone.
+    pub(super) fn end(&mut self) {
+        let changes = std::mem::take(&mut self.changes);
+        // A list that was not read yet will know.
+        let List::Symbols(symbols) = &mut self.list else { return };
+        for KernelCode { address, bytes, name } in changes {
+            match name {
+                Some(name) => symbols.add(address, bytes, &name),
+                None => symbols.remove(address),
+            }
+        }
+    }
+
     /// The function at an address.
     pub(super) fn name(&mut self, address: u64) -> Option<String> {
-        if matches!(self, Kernel::Unread) {
-            *self = match KernelSymbols::read() {
-                Ok(symbols) => Kernel::Symbols(Box::new(symbols)),
-                Err(error) => Kernel::Nameless(error),
+        if matches!(self.list, List::Unread) {
+            self.list = match KernelSymbols::read() {
+                Ok(mut symbols) => {
+                    add(&mut symbols, &self.changes);
+                    List::Symbols(Box::new(symbols))
+                }
+                Err(error) => List::Nameless(error),
             };
         }
-        match self {
-            Kernel::Symbols(symbols) => symbols.name(address),
-            Kernel::Unread | Kernel::Nameless(_) => None,
+        match &self.list {
+            List::Symbols(symbols) => symbols.name(address),
+            List::Unread | List::Nameless(_) => None,
         }
     }
 
     /// Why its frames have no names.
     #[must_use]
     pub fn why_nameless(&self) -> Option<&KernelError> {
-        match self {
-            Kernel::Nameless(error) => Some(error),
-            Kernel::Unread | Kernel::Symbols(_) => None,
+        match &self.list {
+            List::Nameless(error) => Some(error),
+            List::Unread | List::Symbols(_) => None,
         }
+    }
+}
+
+/// What was made is added, and what went meanwhile stays: there are samples of both.
+fn add(symbols: &mut KernelSymbols, changes: &VecDeque<KernelCode>) {
+    for KernelCode { address, bytes, name } in changes {
+        let Some(name) = name else { continue };
+        match symbols.is_made_over(*address, *bytes, name) {
+            true => symbols.add(*address, *bytes, b"?"),
+            false => symbols.add(*address, *bytes, name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = "ffffffff81000000 T _stext\nffffffff81000000 T startup_64\nffffffff81000300 T _etext\n\
+        ffffffffc0200000 t bpf_prog_old\t[bpf]\n";
+    const OLD: u64 = 0xffff_ffff_c020_0000;
+    const NEW: u64 = 0xffff_ffff_c030_0000;
+
+    fn made(address: u64, name: &str) -> KernelCode {
+        KernelCode { address, bytes: 64, name: Some(name.as_bytes().into()) }
+    }
+
+    fn gone(address: u64) -> KernelCode {
+        KernelCode { address, bytes: 64, name: None }
+    }
+
+    fn named(kernel: &mut Kernel, changes: &[KernelCode], places: &[u64]) -> Vec<Option<String>> {
+        kernel.begin(changes.iter().cloned().collect());
+        let names = places.iter().map(|place| kernel.name(place + 8)).collect();
+        kernel.end();
+        names
+    }
+
+    #[test]
+    fn code_has_its_name_as_long_as_there_are_samples_of_it() {
+        let symbols = KernelSymbols::parse(LIST.as_bytes()).unwrap();
+        let mut kernel = Kernel { list: List::Symbols(Box::new(symbols)), ..Kernel::default() };
+        let name = |name: &str| Some(format!("{name} [bpf]"));
+        let mut check = |changes: &[KernelCode], expected: [Option<String>; 2]| {
+            assert_eq!(named(&mut kernel, changes, &[OLD, NEW]), expected, "{changes:?}");
+        };
+        check(&[], [name("bpf_prog_old"), None]);
+        // Of one that came and went there are samples in the window in which it did.
+        check(&[made(NEW, "short")], [name("bpf_prog_old"), name("short")]);
+        check(&[gone(NEW), gone(OLD)], [name("bpf_prog_old"), name("short")]);
+        check(&[], [None, None]);
+        // Which of two the samples are of, nobody knows.
+        check(&[made(NEW, "a"), gone(NEW), made(NEW, "b"), made(OLD, "c")], [name("c"), name("?")]);
+        check(&[], [name("c"), name("b")]);
     }
 }

@@ -51,7 +51,8 @@ pub(super) struct Output {
     shared: HashMap<usize, (u32, Arc<Function>)>,
     by_name: HashMap<String, u32>,
     frames: Vec<profile::Frame>,
-    kernel: HashMap<u32, u32>,
+    /// Frames that are functions and no more.
+    placeless: HashMap<(u32, FrameKind), u32>,
     owners: Vec<profile::Owner>,
     owner_ids: HashMap<profile::Owner, u32>,
     samples: Vec<StackSample>,
@@ -140,16 +141,33 @@ impl Output {
 impl Output {
     /// A frame of the kernel. Neighbours without a name are one.
     pub(super) fn kernel(&mut self, name: Option<&str>) {
-        let function = self.by_name(name.unwrap_or("[kernel]"));
+        let first = self.frame_of(name.unwrap_or("[kernel]"), FrameKind::Kernel);
+        if name.is_some() || self.stack.last() != Some(&first) {
+            self.push(Named { first, count: 1, is_named: true, is_panic: false, ends: Ends::Call });
+        }
+    }
+
+    /// A function that was compiled at run time, if its name is known.
+    pub(super) fn placeless(&mut self, name: Option<&str>) -> Named {
+        let kind = if name.is_some() { FrameKind::Native } else { FrameKind::Unknown };
+        let first = self.frame_of(name.unwrap_or("[anon]"), kind);
+        Named { first, count: 1, is_named: name.is_some(), is_panic: false, ends: Ends::Call }
+    }
+
+    /// One frame for each such function, wherever it is.
+    fn frame_of(&mut self, name: &str, kind: FrameKind) -> u32 {
+        let function = self.by_name(name);
         let next = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
-        let frame = *self.kernel.entry(function).or_insert(next);
+        let frame = *self.placeless.entry((function, kind)).or_insert(next);
         if frame == next {
-            let (mapping, kind) = (u32::MAX, FrameKind::Kernel);
-            self.frames.push(profile::Frame { function, mapping, kind, ..profile::Frame::default() });
+            self.frames.push(profile::Frame {
+                function,
+                mapping: u32::MAX,
+                kind,
+                ..profile::Frame::default()
+            });
         }
-        if name.is_some() || self.stack.last() != Some(&frame) {
-            self.push(Named { first: frame, count: 1, is_named: true, is_panic: false, ends: Ends::Call });
-        }
+        frame
     }
 
     /// The mapping of a place: that of its segment, or of the whole file where that is not known.

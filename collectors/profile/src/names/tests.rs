@@ -2,6 +2,8 @@
 
 use std::{env, process};
 
+use model::profile::{self, FrameKind};
+
 use super::*;
 use crate::perf::modules::Kind;
 use crate::perf::processes::{Found, Processes};
@@ -16,26 +18,37 @@ fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-/// A process with this test's program and some that cannot be had.
+/// Where a 64-bit process has the kernel's page.
+const PAGE: u64 = 0x7ffc_0000_0000;
+
+/// This process with this test's program and some files that cannot be had.
 fn processes() -> Processes {
-    use std::os::unix::fs::MetadataExt;
     let mut processes = Processes::default();
+    find(&mut processes, process::id());
+    processes
+}
+
+fn find(processes: &mut Processes, pid: u32) {
+    use std::os::unix::fs::MetadataExt;
     let path = env::current_exe().unwrap();
     let is = path.metadata().unwrap();
     let inode = |inode| Identity::Inode { major: libc::major(is.dev()), minor: libc::minor(is.dev()), inode };
-    let pid = process::id();
     let range = |start, path, identity| Mmap { pid, start, length: 0x100_0000, offset: 0, identity, path };
     let mappings = vec![
         range(0x1000_0000, path.as_os_str().as_encoded_bytes(), inode(is.ino())),
         range(0x2000_0000, b"/nonexistent/lib.so (deleted)", inode(1)),
         range(0x3000_0000, b"//anon", inode(0)),
         range(0x4000_0000, b"[vdso]", inode(0)),
+        range(PAGE, b"[vdso]", inode(0)),
     ];
     processes.found(pid, Found { name: "x", mappings, ..Found::default() });
-    processes
 }
 
 fn add(counted: &mut Counted, processes: &Processes, kernel: &[u64], user: &[u64]) {
+    add_of(counted, (processes, process::id()), kernel, user);
+}
+
+fn add_of(counted: &mut Counted, (processes, pid): (&Processes, u32), kernel: &[u64], user: &[u64]) {
     let (kernel, user) = (words(kernel), words(user));
     let sample = Sample {
         address: 0,
@@ -48,7 +61,6 @@ fn add(counted: &mut Counted, processes: &Processes, kernel: &[u64], user: &[u64
         period: 0,
         raw: &[],
     };
-    let pid = process::id();
     let meta = Meta { pid, tid: pid, ..Meta::default() };
     let wait = None::<Wait>;
     counted.add(&Seen { meta, sample, process: processes.get(pid), cgroup: None, is_truncated: false, wait });
@@ -69,13 +81,13 @@ fn read(stacks: &Stacks) -> Vec<(Vec<&str>, i64)> {
 #[test]
 fn what_has_no_name_says_where_it_is() {
     let (processes, mut counted) = (processes(), Counted::default());
-    let user = [0x1000_0000, 0x2000_0080, 0x3000_0090, 0x4000_0780, 0x9000_0000];
+    let user = [0x1000_0000, 0x2000_0080, 0x3000_0090, PAGE + 0x10, 0x9000_0000];
     add(&mut counted, &processes, &[0xffff_8000_0000_0000, 0xffff_8000_0000_0010], &user);
     add(&mut counted, &processes, &[0xffff_8000_0000_0000, 0xffff_8000_0000_0010], &user);
     let (named, statistics) = Names::default().name(&counted, &CPU);
     let program = env::current_exe().unwrap().file_name().unwrap().to_string_lossy().into_owned();
     let own = format!("[{program}+0x0]");
-    let expected = vec!["[kernel]", &own, "[lib.so+0x80]", "[anon]", "[vdso+0x780]", "[unknown]"];
+    let expected = vec!["[kernel]", &own, "[lib.so+0x80]", "[anon]", "[vdso+0x10]", "[unknown]"];
     assert_eq!(read(&named), [(expected, 20)]);
     assert_eq!((statistics.user, statistics.user_named, statistics.kernel), (5, 0, 2));
     assert_eq!(statistics.missing, [2, 1, 0, 0, 0]);
@@ -83,6 +95,50 @@ fn what_has_no_name_says_where_it_is() {
     assert!(named.frames.iter().filter(|frame| frame.mapping == u32::MAX).all(|frame| frame.address == 0));
     let built = &named.mappings[0];
     assert!(built.path.ends_with(&program) && built.htlhash.len() == 32);
+}
+
+#[test]
+fn the_kernels_page_has_names_but_not_that_of_another_kind_of_process() {
+    let (processes, mut counted) = (processes(), Counted::default());
+    // Its functions lie somewhere in two pages.
+    for offset in (0..0x2000).step_by(16) {
+        add(&mut counted, &processes, &[], &[PAGE + offset]);
+        add(&mut counted, &processes, &[], &[0x4000_0000 + offset]);
+    }
+    let (named, statistics) = Names::default().name(&counted, &CPU);
+    let of_kind = |kind| named.frames.iter().filter(move |frame| frame.kind == kind);
+    let function = |frame: &profile::Frame| &named.functions[usize::try_from(frame.function).unwrap()].name;
+    assert!(of_kind(FrameKind::Native).any(|frame| function(frame).contains("clock_gettime")));
+    assert!(of_kind(FrameKind::Native).all(|frame| frame.address > 0 && frame.mapping != u32::MAX));
+    assert!(of_kind(FrameKind::Unknown).any(|frame| function(frame) == "[anon]"));
+    assert!(statistics.user_named > 20 && statistics.user_named <= statistics.user / 2, "{statistics:?}");
+}
+
+#[test]
+fn what_a_process_compiled_is_called_as_its_own_list_says() {
+    let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
+    let list = format!("/tmp/perf-{}.map", child.id());
+    std::fs::write(&list, "30000080 20 LazyCompile:~work a.js:1\n").unwrap();
+    let mut processes = processes();
+    find(&mut processes, child.id());
+    let counted = |pid| {
+        let mut counted = Counted::default();
+        // The list ends where the next function would begin, but a call may be the last thing in it.
+        add_of(&mut counted, (&processes, pid), &[], &[0x3000_0090, 0x3000_00a0, 0x3000_00a1]);
+        counted
+    };
+    let mut both = counted(child.id());
+    add(&mut both, &processes, &[], &[0x3000_0090]);
+    let work = "LazyCompile:~work a.js:1";
+    let (named, statistics) = Names::default().name(&both, &CPU);
+    assert_eq!(read(&named), [(vec![work, work, "[anon]"], 10), (vec!["[anon]"], 10)]);
+    assert_eq!((statistics.user, statistics.user_named, statistics.missing[0]), (4, 2, 2));
+    // Who names all day reads no lists.
+    let (named, _) = Names::default().by_functions().name(&counted(child.id()), &CPU);
+    assert_eq!(read(&named), [(vec!["[anon]"; 3], 10)]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::fs::remove_file(list).unwrap();
 }
 
 #[test]

@@ -31,9 +31,14 @@ pub enum Kind {
     Anonymous,
 }
 
+/// What the kernel calls its page of user code.
+pub(super) const VDSO: &[u8] = b"[vdso]";
+/// The same in a 32-bit process: memory to us.
+pub(super) const VDSO_OF_32_BITS: &[u8] = b"[vdso32]";
+
 impl Kind {
     fn of(path: &[u8]) -> Kind {
-        if path == b"[vdso]" {
+        if path == VDSO {
             Kind::Vdso
         } else if path.starts_with(b"/memfd:") {
             Kind::Memfd

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::cgroup::{Cgroup, Cgroups};
-use super::modules::{Mappings, Modules};
+use super::modules::{Mappings, Modules, VDSO, VDSO_OF_32_BITS};
 use super::record::{Birth, Meta, Mmap, Record};
 
 /// Processes known at a time, the kernel's own default for pids.
@@ -342,7 +342,10 @@ impl Processes {
 }
 
 fn map(mappings: &mut Mappings, modules: &mut Modules, range: &Mmap<'_>) -> bool {
-    let module = modules.intern(range.pid, range.identity, range.path);
+    // A 32-bit process has another image of that name. It alone can have one there: with 64 bits it lies beside the stack.
+    let is_of_32_bits = range.path == VDSO && range.start <= u64::from(u32::MAX);
+    let path = if is_of_32_bits { VDSO_OF_32_BITS } else { range.path };
+    let module = modules.intern(range.pid, range.identity, path);
     module.is_some_and(|module| mappings.map(range.start, range.length, range.offset, module))
 }
 

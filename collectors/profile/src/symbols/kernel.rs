@@ -199,11 +199,18 @@ impl KernelSymbols {
 
     /// Adds code that the kernel made just now: a BPF program, a trampoline. Code that was there before is gone.
     pub fn add(&mut self, address: u64, bytes: u32, name: &[u8]) {
-        let name = String::from_utf8_lossy(name.get(..name.len().min(NAME_BYTES_MAX)).unwrap_or(name));
         let end = address.saturating_add(u64::from(bytes));
         if end > address && !name.is_empty() {
-            self.insert(address, Made { end, name: format!("{name} [bpf]").into() });
+            self.insert(address, Made { end, name: bpf(name) });
         }
+    }
+
+    /// Whether other code of this kind is known where that would be.
+    #[must_use]
+    pub fn is_made_over(&self, address: u64, bytes: u32, name: &[u8]) -> bool {
+        let end = address.saturating_add(u64::from(bytes));
+        let last = self.made.range(..end).next_back().filter(|(_, made)| made.end > address);
+        last.is_some_and(|(start, made)| *start != address || *made.name != *bpf(name))
     }
 
     /// Removes it.
@@ -242,6 +249,12 @@ impl KernelSymbols {
     pub fn refused(&self) -> u64 {
         self.refused
     }
+}
+
+/// As the kernel's list would have it.
+fn bpf(name: &[u8]) -> Box<str> {
+    let name = String::from_utf8_lossy(name.get(..name.len().min(NAME_BYTES_MAX)).unwrap_or(name));
+    format!("{name} [bpf]").into()
 }
 
 impl Bounds {

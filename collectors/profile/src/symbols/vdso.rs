@@ -63,6 +63,12 @@ impl Vdso {
         Ok(Vdso { symbols: NativeSymbols::open(Image(image))?, length })
     }
 
+    /// Bytes of the image.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
     /// Can a range of another process, called `[vdso]`, be the same image? By its size: it has no other mark there.
     #[must_use]
     pub fn is_like(&self, range: &Range<u64>) -> bool {

@@ -11,6 +11,7 @@
 )]
 
 mod always;
+mod code;
 mod lives;
 mod privileges;
 mod program;

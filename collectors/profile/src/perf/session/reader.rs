@@ -13,7 +13,7 @@ use super::super::synthesis::Proc;
 use super::super::target::Target;
 use super::super::tracepoint::{Switches, Traced, Tracepoints};
 use super::waits::Waits;
-use super::{Plan, Seen, Sink, Wait, WaitKind};
+use super::{KernelCode, Plan, Seen, Sink, Wait, WaitKind};
 
 /// Processes that a session follows. Who starts more has a node to watch.
 const FOLLOWED_MAX: usize = 16_384;
@@ -163,11 +163,14 @@ impl<S: Sink> Reader<S> {
             Record::LostSamples { samples } => self.statistics.lost += samples,
             Record::Throttle { is_on } => self.statistics.throttled += u64::from(is_on),
             Record::Comm { pid, is_exec: true, .. } => self.exec(pid),
+            Record::Ksymbol { address, bytes, is_gone, name } => {
+                let name = (!is_gone).then(|| name.into());
+                self.sink.kernel_code(KernelCode { address, bytes, name });
+            }
             Record::Comm { .. }
             | Record::Mmap(_)
             | Record::Fork(_)
             | Record::Cgroup { .. }
-            | Record::Ksymbol { .. }
             | Record::Other(_) => {}
         }
     }
