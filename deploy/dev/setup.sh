@@ -60,6 +60,7 @@ main() {
 
 all() {
     toolchain
+    cxx 'programs of the tests are'
     protoc
     local version
     for version in "${ETCD_VERSIONS[@]}"; do etcd "$version"; done
@@ -88,6 +89,11 @@ toolchain() {
     command -v make >/dev/null || die 'make is missing' 'cure (Debian, Ubuntu): apt-get install make'
     command -v "${CC:-cc}" >/dev/null ||
         die "no C compiler (${CC:-cc}); ring and zstd are partly C" 'cure (Debian, Ubuntu): apt-get install gcc libc6-dev'
+}
+
+# cxx WHAT_IS: one is there, or what it is for is said.
+cxx() {
+    command -v c++ >/dev/null || die "no C++ compiler (c++); $1 written in it" 'cure (Debian, Ubuntu): apt-get install g++'
 }
 
 protoc() {
@@ -152,8 +158,7 @@ deny() {
 fuzz() {
     cargo +nightly --version >/dev/null 2>&1 ||
         die 'no nightly toolchain; cargo-fuzz builds with it' "cure: rustup toolchain install nightly --profile minimal"
-    command -v "${CXX:-c++}" >/dev/null ||
-        die "no C++ compiler (${CXX:-c++}); libFuzzer is written in it" 'cure (Debian, Ubuntu): apt-get install g++'
+    cxx 'libFuzzer is'
     made fuzz "$TOOLS/bin/cargo-fuzz" "text:$FUZZ_VERSION" && return
     cargo_install fuzz cargo-fuzz "$FUZZ_VERSION" 'a minute'
 }

@@ -14,6 +14,7 @@ use harness::{
     agent::{self, Agent, Finished},
     daemon::{self, Folder},
     etcd::{Cluster, Options, Version},
+    process::Process,
 };
 use model::{
     profile::{ProfileKind, Stacks},
@@ -95,6 +96,7 @@ fn a_command_is_profiled_from_start_to_end_and_its_exit_code_passed_on() -> Resu
     let cpu = decoded(&folder.path().join("out"), "cpu.pb.gz")?;
     let samples: i64 = cpu.samples.iter().map(|sample| sample.count).sum();
     ensure!(samples > 20, "{samples} samples of a shell that counts");
+    ensure!(cpu.owners.iter().all(|owner| owner.cpu.is_some()), "where it ran: {:?}", cpu.owners);
     ensure!(!names(&cpu, "agent::"), "we are not in it: {:?}", cpu.functions);
     let missing = profile(&folder, &["--", "/no/such/program"])?;
     ensure!(missing.status.code() == Some(127), "{:?} {}", missing.status, missing.stderr);
@@ -104,8 +106,10 @@ fn a_command_is_profiled_from_start_to_end_and_its_exit_code_passed_on() -> Resu
 #[test]
 fn any_process_is_profiled_and_an_interrupt_keeps_what_there_is() -> Result<()> {
     let folder = Folder::new("kernel-pid")?;
-    let mut shell = Command::new("sh").args(["-c", "while :; do :; done"]).spawn()?;
-    let pid = shell.id().to_string();
+    let mut spinning = Command::new("sh");
+    spinning.args(["-c", "while :; do :; done"]);
+    let shell = Process::spawn("a shell that spins", spinning)?;
+    let pid = shell.pid().to_string();
     let out = folder.path().join("out");
     let agent = Command::new(agent::binary()?)
         .args(["--profile", "-p", &pid, "--for", "60s", "--off-cpu", "--out"])
@@ -113,10 +117,9 @@ fn any_process_is_profiled_and_an_interrupt_keeps_what_there_is() -> Result<()> 
         .stdout(Stdio::piped())
         .spawn()?;
     std::thread::sleep(Duration::from_secs(3));
-    let interrupted = Command::new("kill").args(["-INT", &agent.id().to_string()]).status()?;
+    let interrupted = Command::new("sh").args(["-c", "kill -INT $0", &agent.id().to_string()]).status()?;
     let told = agent.wait_with_output()?;
     shell.kill()?;
-    shell.wait()?;
     let text = String::from_utf8_lossy(&told.stdout);
     ensure!(interrupted.success() && told.status.code() == Some(0), "{:?} {text}", told.status);
     ensure!(text.contains(&format!("process sh (pid {pid}), ")) && text.contains(", interrupted"), "{text}");

@@ -4,10 +4,12 @@
 //! received (30 to 100 KiB each) and are decoded when one is chosen.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 
 use model::profile::{Baseline, ProfileKind, Stacks};
 use model::time::{SECOND_NS, Stamp};
 
+use crate::binaries::Ids;
 use crate::weight;
 
 /// Baselines of one target: an hour of ten-minute refreshes.
@@ -30,6 +32,8 @@ pub struct Shot {
     pub bodies: Vec<(ProfileKind, Vec<u8>)>,
     /// What no endpoint gave: a heap that was read from memory.
     pub read: Vec<Stacks>,
+    /// The program's path and ids, where its process is on this node: Go's own profiles name no file that others know.
+    pub program: Option<(PathBuf, Ids)>,
 }
 
 impl Shot {
@@ -125,7 +129,7 @@ mod tests {
 
     fn shot(seconds: u64, bytes: usize) -> Shot {
         let bodies = vec![(ProfileKind::Cpu, vec![0; bytes])];
-        Shot { began: at(seconds), ended: at(seconds + 5), bodies, read: Vec::new() }
+        Shot { began: at(seconds), ended: at(seconds + 5), bodies, ..Shot::default() }
     }
 
     fn ring(seconds: &[u64]) -> Baselines {

@@ -4,6 +4,8 @@
 //! Owns the way to a file, the proof that it is the one that is mapped, and the bound on how many are open. Refuses to
 //! take a file of the same name for the same file: who replaces a program while it runs would get names of the other one.
 
+mod ids;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -19,6 +21,8 @@ use crate::symbols::file::{self, Windows};
 use crate::symbols::gopclntab::{GoError, GoSymbols};
 use crate::symbols::identity;
 use crate::symbols::native::NativeSymbols;
+
+pub use ids::Ids;
 
 /// Files held open. A node runs some dozens of programs that take any CPU time; each takes two descriptors.
 const BINARIES_MAX: usize = 64;
@@ -74,26 +78,6 @@ impl Missing {
             io::ErrorKind::InvalidInput => Missing::Unreadable,
             _ => Missing::Gone,
         }
-    }
-}
-
-/// What tells a build from others, each empty where there is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ids {
-    /// The linker's, hexadecimal.
-    pub build_id: String,
-    /// Go's.
-    pub go_build_id: String,
-    /// The hash of the file that `OpenTelemetry` recommends, hexadecimal.
-    pub htlhash: String,
-}
-
-impl Ids {
-    fn read(windows: &mut Windows<File>, elf: &Elf, id: Option<&[u8]>) -> Result<Ids, Missing> {
-        let build_id = id.map_or_else(String::new, |id| identity::hex(id.iter()));
-        let go_build_id = identity::go_build_id(windows, elf).map_err(|_| Missing::Unreadable)?;
-        let htlhash = identity::htlhash(windows).map_err(|_| Missing::Unreadable)?;
-        Ok(Ids { build_id, go_build_id: go_build_id.unwrap_or_default(), htlhash })
     }
 }
 

@@ -43,6 +43,7 @@ struct Half {
 impl Half {
     fn start(wish: &Wish, measure: Measure, binaries: &Binaries) -> Result<Half, Refusal> {
         let (sampler, harvest) = Sampler::new(binaries.clone());
+        let sampler = if measure == Measure::Running { sampler.by_cpu() } else { sampler };
         let plan = Plan { measure, ..Plan::new(wish.target.clone(), wish.hz) };
         let is_deep = measure == Measure::Running && wish.stack_bytes > STACK_BYTES;
         let (plan, sampler) = match is_deep {

@@ -69,6 +69,13 @@ impl Sampler {
         (Sampler { unwinder: Unwinder::new(binaries), native: None, counted }, harvest)
     }
 
+    /// Also counts by CPU.
+    #[must_use]
+    pub fn by_cpu(self) -> Sampler {
+        lock(&self.counted).stacks = Stacks::by_cpu();
+        self
+    }
+
     /// Also walks native code by its tables, which pays where samples have much of the stack: programs without frame
     /// pointers have no other callers.
     #[must_use]
@@ -109,7 +116,7 @@ impl Harvest {
     pub fn take(&self) -> Counted {
         let mut counted = lock(&self.counted);
         Counted {
-            stacks: std::mem::take(&mut counted.stacks),
+            stacks: counted.stacks.take(),
             kernel_code: std::mem::take(&mut counted.kernel_code),
             unwinding: counted.unwinding,
             walks: counted.walks,

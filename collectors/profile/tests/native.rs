@@ -134,8 +134,8 @@ fn cpp_is_named_as_binutils_name_it() {
         [("dwarf5", ["-g", "-O2"]), ("dwarf4", ["-gdwarf-4", "-O2"]), ("zlib", ["-g", "-gz=zlib"])]
     {
         let program = build("g++", &format!("cpp-{name}"), &["program.cc"], &flags);
-        // Our demangler loses the first parameter of constructors that are templates, and knows no `sr` with a scope.
-        check(&format!("C++ {name}"), &program, &addresses(&program, 3), 850);
+        // Our demangler knows no `sr` with a scope.
+        check(&format!("C++ {name}"), &program, &addresses(&program, 3), 870);
     }
 }
 

@@ -39,7 +39,7 @@ impl Capturer {
         let last = heap(self.heap_of(&target.name), &self.clock).await;
         let is_spared = taken.hz < Hz::TRIGGERED.get();
         let pulled = match target.pprof.as_ref().filter(|_| !is_spared) {
-            Some(pprof) => shot::take(pprof, None, &self.clock).await.ok(),
+            Some(pprof) => self.pull((&target.name, pprof), None).await.ok(),
             None => None,
         };
         let mut now = Set::of(Some(taken.after));

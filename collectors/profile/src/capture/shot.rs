@@ -3,6 +3,7 @@
 //! Owns the order (CPU first: writing a heap profile would show up in it) and what may be missing: heap and goroutines,
 //! never the CPU where it is wanted.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use model::profile::{ProfileKind, ProfileSet, Stacks};
 use model::time::Clock;
 
 use crate::baselines::Shot;
+use crate::binaries::Ids;
 use crate::capture::Pprof;
 use crate::counts;
 use crate::fetch::{self, Endpoint, FetchError};
@@ -74,7 +76,7 @@ async fn fetch_all(
     }
     // Heap and goroutines alone are as old as they are; beside a CPU profile they are a moment younger.
     let ended = if cpu_seconds.is_some() { ended } else { clock.now() };
-    Ok((Shot { began, ended, bodies, read: Vec::new() }, missing))
+    Ok((Shot { began, ended, bodies, ..Shot::default() }, missing))
 }
 
 async fn cpu(target: &Pprof, seconds: u32) -> Result<Vec<u8>, FetchError> {
@@ -92,12 +94,26 @@ pub(super) fn check(shot: &Shot, ledger: &Ledger) -> Result<(), TakeError> {
     decode(shot, ledger).map(|_| ())
 }
 
+/// Fills in what Go's own profiles leave out of the program, which is their first mapping.
+fn identify(stacks: &mut Stacks, (path, ids): &(PathBuf, Ids)) {
+    let Some(mapping) = stacks.mappings.first_mut() else { return };
+    // Another build since the profile was taken has another build id.
+    let is_it = Path::new(&mapping.path).file_name() == path.file_name()
+        && (mapping.build_id.is_empty() || mapping.build_id == ids.build_id);
+    if is_it {
+        mapping.build_id.clone_from(&ids.build_id);
+        mapping.go_build_id.clone_from(&ids.go_build_id);
+        mapping.htlhash.clone_from(&ids.htlhash);
+    }
+}
+
 /// Stacks and counts of a shot. A kind that cannot be read is left out and counted; without CPU it fails.
 pub(super) fn decode(shot: &Shot, ledger: &Ledger) -> Result<ProfileSet, TakeError> {
     let mut stacks: Vec<Stacks> = Vec::new();
     for (kind, body) in &shot.bodies {
         match gopprof::decode(body, *kind, shot.began) {
-            Ok((decoded, rejects)) => {
+            Ok((mut decoded, rejects)) => {
+                shot.program.iter().for_each(|program| identify(&mut decoded, program));
                 for (reason, n) in rejects.lines() {
                     ledger.add("agent_profile_rejects_total", reason, n);
                 }

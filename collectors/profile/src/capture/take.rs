@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use model::profile::{Baseline, CaptureOutcome, ProfileKind, ProfileSet};
 use model::time::Stamp;
+use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::shot::{self, TakeError};
-use super::{Capturer, ProfileTarget, sampled};
+use super::{Capturer, Pprof, ProfileTarget, sampled};
 use crate::baselines::Shot;
+use crate::binaries::Ids;
 use crate::continuous::{Continuous, Wish};
 use crate::fetch::FetchError;
 
@@ -20,7 +22,7 @@ impl Capturer {
         let seconds = is_pulled.then_some(self.config.baseline_cpu_seconds);
         let heap = sampled::heap(self.heap_of(&target.name), &self.clock).await;
         let pulled = match &target.pprof {
-            Some(pprof) => shot::take(pprof, seconds, &self.clock).await,
+            Some(pprof) => self.pull((&target.name, pprof), seconds).await,
             None => Err(TakeError::Fetch(FetchError::NoEndpoint)),
         };
         let Some(heap) = heap else { return pulled };
@@ -32,6 +34,19 @@ impl Capturer {
         };
         shot.bodies.retain(|(kind, _)| *kind != ProfileKind::Heap);
         shot.read.push(heap.stacks());
+        Ok(shot)
+    }
+
+    /// From its endpoint, and which program that was.
+    pub(super) async fn pull(
+        &self,
+        (member, pprof): (&str, &Pprof),
+        seconds: Option<u32>,
+    ) -> Result<Shot, TakeError> {
+        let mut shot = shot::take(pprof, seconds, &self.clock).await?;
+        if let Some(pid) = self.processes.newest(member) {
+            shot.program = spawn_blocking(move || Ids::of_program(pid)).await.ok().flatten();
+        }
         Ok(shot)
     }
 
@@ -82,7 +97,7 @@ impl Capturer {
         let Some(pprof) = target.pprof.as_ref().filter(|_| self.config.is_cpu_pulled) else {
             return CaptureOutcome::Refused { reason: FetchError::NoEndpoint.reason().to_owned() };
         };
-        let shot = shot::take(pprof, Some(self.config.seconds(false)), &self.clock).await;
+        let shot = self.pull((&target.name, pprof), Some(self.config.seconds(false))).await;
         match shot.and_then(|shot| shot::decode(&shot, &self.ledger)) {
             Ok(after) => self.compared(&target.name, asked, before_mono_ns, after),
             Err(TakeError::Fetch(FetchError::NoEndpoint)) => {

@@ -16,7 +16,9 @@ use model::time::{Clock, Stamp};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Capturer, Config, Pprof, ProfileTarget, refused};
+use super::{Capturer, Config, Pprof, ProfileTarget, refused, shot};
+use crate::baselines::Shot;
+use crate::binaries::Ids;
 use crate::fetch;
 
 type Answer = (&'static str, Vec<u8>);
@@ -154,6 +156,25 @@ async fn story(url: &str, config: Config, tell: impl AsyncFnOnce(&mut Bench)) {
     };
     let both = async { tokio::join!(run, tell) };
     tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+}
+
+#[test]
+fn what_go_leaves_out_of_its_program_is_filled_in() {
+    let cpu = include_bytes!("../../testdata/etcd-3.5-cpu.pb.gz").to_vec();
+    let decode = |program: Option<(PathBuf, Ids)>| {
+        let shot = Shot { bodies: vec![(ProfileKind::Cpu, cpu.clone())], program, ..Shot::default() };
+        shot::decode(&shot, &Ledger::default()).unwrap().stacks[0].mappings[0].clone()
+    };
+    let plain = decode(None);
+    assert_eq!(plain.htlhash, "");
+    let ids = Ids { build_id: plain.build_id.clone(), go_build_id: "a/b".into(), htlhash: "5e".into() };
+    let known = decode(Some((plain.path.clone().into(), ids.clone())));
+    assert_eq!((known.htlhash.as_str(), known.go_build_id.as_str()), ("5e", "a/b"));
+    // Another program, and another build.
+    assert_eq!(decode(Some(("/usr/bin/other".into(), ids.clone()))), plain);
+    let rebuilt = Ids { build_id: "77".into(), ..ids };
+    let other = decode(Some((plain.path.clone().into(), rebuilt)));
+    assert_eq!(other == plain, !plain.build_id.is_empty());
 }
 
 #[tokio::test]

@@ -250,7 +250,7 @@ impl Output {
             container: stack.container.to_owned(),
             pod: stack.pod.to_owned(),
             namespace: String::new(),
-            cpu: None,
+            cpu: stack.cpu,
         };
         if let Some(id) = self.owner_ids.get(&owner) {
             return *id;

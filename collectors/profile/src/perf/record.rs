@@ -229,7 +229,7 @@ impl<'a> Words<'a> {
 }
 
 /// A stack at one moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample<'a> {
     /// Where it was.
     pub address: u64,

@@ -24,7 +24,10 @@ pub const KERNEL: u32 = u32::MAX;
 pub const NOWHERE: u32 = 0;
 
 /// Words of a key before its frames, two of which stand for one frame.
-const OWNER_WORDS: usize = 3;
+const OWNER_WORDS: usize = 4;
+/// Different stacks up to which each is counted by CPU: on a large node that makes many of one, and losing some is worse than
+/// not knowing where they ran.
+const BY_CPU_MAX: usize = STACKS_MAX / 4;
 
 /// Where a function was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +53,8 @@ pub struct Stack<'a> {
     pub container: &'a str,
     /// The uid of its pod, empty when there is none.
     pub pod: &'a str,
+    /// Where it ran, where that is counted.
+    pub cpu: Option<u32>,
     /// Samples; nanoseconds, where waiting is measured.
     pub count: u64,
     /// Samples in either case.
@@ -84,9 +89,23 @@ pub struct Stacks {
     modules: HashMap<u32, Arc<Module>>,
     overflow: u64,
     key: Vec<u64>,
+    is_by_cpu: bool,
 }
 
 impl Stacks {
+    /// Empty, and from here on by CPU too, as long as there is room for that.
+    #[must_use]
+    pub fn by_cpu() -> Stacks {
+        Stacks { is_by_cpu: true, ..Stacks::default() }
+    }
+
+    /// What there is, and an empty one that counts on in the same way.
+    #[must_use]
+    pub fn take(&mut self) -> Stacks {
+        let empty = Stacks { is_by_cpu: self.is_by_cpu, ..Stacks::default() };
+        std::mem::replace(self, empty)
+    }
+
     /// One sample as the kernel walked it.
     pub fn add(&mut self, seen: &Seen<'_>) {
         self.begin(seen);
@@ -124,7 +143,7 @@ impl Stacks {
     pub fn iter(&self) -> impl Iterator<Item = Stack<'_>> {
         self.counts.iter().filter_map(|(key, count)| {
             let (owner, frames) = key.split_first_chunk::<OWNER_WORDS>()?;
-            let [who, generation, labels] = *owner;
+            let [who, generation, labels, cpu] = *owner;
             let text = |id: u32| self.texts.get(usize::try_from(id).ok()?).map(|text| &**text);
             Some(Stack {
                 pid: low(who),
@@ -133,6 +152,7 @@ impl Stacks {
                 thread: text(low(labels))?,
                 container: text(high(labels))?,
                 pod: self.pods.get(&high(labels)).map_or(Some(""), |pod| text(*pod))?,
+                cpu: low(cpu).checked_sub(1),
                 count: count.weight,
                 samples: count.samples,
                 frames,
@@ -159,6 +179,8 @@ impl Stacks {
         self.key.push(pair(seen.meta.pid, name));
         self.key.push(process.map_or(0, |process| process.generation));
         self.key.push(pair(thread, container));
+        let is_by_cpu = self.is_by_cpu && self.counts.len() < BY_CPU_MAX;
+        self.key.push(if is_by_cpu { u64::from(seen.meta.cpu) + 1 } else { 0 });
     }
 
     fn push(&mut self, frame: Frame) {
@@ -238,7 +260,7 @@ fn high(pair: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::processes::{Found, Processes};
-    use super::super::record::{Identity, Meta, Mmap, Record, Sample};
+    use super::super::record::{Identity, Meta, Mmap, Record, Sample, Words};
     use super::super::session::Seen;
     use super::{Frame, KERNEL, NOWHERE, STACKS_MAX, Stacks, WORDS_MAX};
 
@@ -297,6 +319,27 @@ mod tests {
         assert_eq!((code.offset, nowhere), (0x210, Frame { module: NOWHERE, offset: 0x99 }));
         stacks.leave_out(10);
         assert_eq!(stacks.iter().map(|stack| stack.pid).collect::<Vec<_>>(), [11]);
+    }
+
+    #[test]
+    fn each_cpu_has_its_count_where_that_is_wanted_and_there_is_room() {
+        let (processes, user) = (Processes::default(), words(&[7]));
+        let sample = Sample { user: Words::new(&user), ..Sample::default() };
+        let add = |stacks: &mut Stacks, cpu| {
+            let meta = Meta { pid: 9, tid: 9, cpu, ..Meta::default() };
+            add_sample(stacks, &processes, meta, sample);
+        };
+        let counted = |mut stacks: Stacks| {
+            [0, 3, 3].into_iter().for_each(|cpu| add(&mut stacks, cpu));
+            let mut all: Vec<_> = stacks.iter().map(|stack| (stack.cpu, stack.count)).collect();
+            all.sort_unstable();
+            (all, stacks)
+        };
+        assert_eq!(counted(Stacks::default()).0, [(None, 3)]);
+        let (all, mut stacks) = counted(Stacks::by_cpu());
+        assert_eq!(all, [(Some(0), 1), (Some(3), 2)]);
+        drop(stacks.take());
+        assert_eq!(counted(stacks).0, [(Some(0), 1), (Some(3), 2)], "taken, it counts on in the same way");
     }
 
     #[test]

@@ -13,3 +13,5 @@ mod other_code;
 mod program;
 mod sources;
 mod stories;
+#[path = "../shared/toolchain.rs"]
+mod toolchain;

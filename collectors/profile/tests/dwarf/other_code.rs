@@ -79,8 +79,12 @@ func main() {
 fn go_is_left_as_the_kernel_walked_it() {
     let (source, program) = (folder().join("spin.go"), folder().join("go-spin"));
     std::fs::write(&source, GO).unwrap();
-    let built =
-        Command::new("go").args(["build", "-o"]).arg(&program).arg(&source).env("CGO_ENABLED", "0").status();
+    let built = Command::new(crate::toolchain::go())
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(&source)
+        .env("CGO_ENABLED", "0")
+        .status();
     assert!(built.expect("install Go").success());
     let running = Program::run(&program);
     let run = sample(running.pid(), None, 1500);

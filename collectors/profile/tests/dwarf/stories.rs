@@ -90,9 +90,9 @@ fn c_stripped_of_everything() {
 
 #[test]
 fn cpp_with_exceptions_and_inlined_calls() {
-    let path = compile("g++", CPP.text, ("cpp.cc", "cpp"), FLAGS);
+    let path = compile("c++", CPP.text, ("cpp.cc", "cpp"), FLAGS);
     check(&CPP, "pie", &path);
-    let path = compile("g++", CPP.text, ("cpp-static.cc", "cpp-static"), &[FLAGS, &["-static"]].concat());
+    let path = compile("c++", CPP.text, ("cpp-static.cc", "cpp-static"), &[FLAGS, &["-static"]].concat());
     check(&CPP, "static", &path);
 }
 

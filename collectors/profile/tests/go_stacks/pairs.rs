@@ -27,7 +27,9 @@ pub(crate) fn stacks(profile: &Stacks, level: Level) -> Vec<Named<'_>> {
     let name = |frame: u32| {
         let frame = &profile.frames[at(frame)];
         let name = profile.functions[at(frame.function)].name.as_str();
-        (frame.kind != FrameKind::Kernel && (level == Level::Functions || !frame.inlined)).then_some(name)
+        // What is native in a program that is all Go is that page.
+        let is_counted = !matches!(frame.kind, FrameKind::Kernel | FrameKind::Native);
+        (is_counted && (level == Level::Functions || !frame.inlined)).then_some(name)
     };
     let samples = profile.samples.iter().map(|sample| {
         let names: Vec<&str> = sample.frames.iter().filter_map(|frame| name(*frame)).collect();

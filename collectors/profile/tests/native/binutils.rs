@@ -26,9 +26,13 @@ impl Told {
 }
 
 /// What addr2line is known to say differently: the file of code that was optimized as a whole is `<artificial>`, and where
-/// debug information has no mangled names the symbol of the whole function is said to be the innermost call.
+/// debug information has no mangled names the symbol of the whole function is said to be the innermost call. And what our
+/// demangler is known to do: of a constructor that is a template it loses the first parameter.
 pub(crate) fn forgive(ours: &mut [Told], theirs: &[Told]) {
     for (ours, theirs) in ours.iter_mut().zip(theirs) {
+        if is_constructor(&ours.function) && bare(&ours.function) == bare(&theirs.function) {
+            ours.function.clone_from(&theirs.function);
+        }
         if let Some(line) = theirs.place.strip_prefix("<artificial>:")
             && ours.place.ends_with(&format!(":{line}"))
         {
@@ -42,6 +46,22 @@ pub(crate) fn forgive(ours: &mut [Told], theirs: &[Told]) {
         first.function.clone_from(&their_first.function);
         last.function.clone_from(&their_last.function);
     }
+}
+
+/// Without what is between angles and brackets.
+fn bare(name: &str) -> String {
+    let mut depth = 0_i32;
+    let outside = name.chars().filter(|letter| {
+        depth += i32::from("<(".contains(*letter)) - i32::from(">)".contains(*letter));
+        depth == 0 && !">)".contains(*letter)
+    });
+    outside.collect()
+}
+
+fn is_constructor(name: &str) -> bool {
+    let bare = bare(name);
+    let mut parts = bare.rsplit("::");
+    parts.next() == parts.next()
 }
 
 /// Demanglers differ in blanks, and in how they spell the same thing.

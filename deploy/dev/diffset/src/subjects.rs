@@ -98,7 +98,8 @@ fn build() -> Result<std::path::PathBuf> {
     let dir = std::env::current_dir()?.join("target/diffset");
     std::fs::create_dir_all(&dir)?;
     let program = dir.join("program");
-    let mut go = Command::new("go");
+    let ours = std::path::Path::new(".tools/go/bin/go");
+    let mut go = Command::new(if ours.exists() { ours } else { std::path::Path::new("go") });
     go.args(["build", "-ldflags=-s -w", "-o"]).arg(&program).arg("deploy/dev/diffset/program/main.go");
     ensure!(go.status().context("run go")?.success(), "go build failed");
     Ok(program)
