@@ -73,12 +73,20 @@ async fn discovered(config: &Config) -> Discovery {
     spawn_blocking(move || discover::find(&environment)).await.unwrap_or_default()
 }
 
+/// Names are not unique on a machine with two clusters; addresses are. A name counts where there is no address of the same
+/// kind on both sides.
 fn is_same(one: &Target, other: &Target) -> bool {
-    // Names are not unique on a machine with two clusters; addresses are.
-    match (&one.client_url, &other.client_url) {
-        (Some(one), Some(other)) => one.trim_end_matches('/') == other.trim_end_matches('/'),
-        _ => one.name == other.name,
-    }
+    let plain = |url: &String| url.trim_end_matches('/').to_owned();
+    // A member that may not be asked has an address all the same.
+    let client = |target: &Target| {
+        let endpoint = || target.identity.origin().member.as_ref().map(|member| member.endpoint.clone());
+        let known = target.client_url.clone().or_else(endpoint).as_ref().map(plain);
+        known.filter(|known| target.metrics_url.as_ref().map(plain).as_ref() != Some(known))
+    };
+    let metrics = |target: &Target| target.metrics_url.as_ref().map(plain);
+    let both = |kind: &dyn Fn(&Target) -> Option<String>| kind(one).zip(kind(other)).map(|(a, b)| a == b);
+    let told = [both(&client), both(&metrics)];
+    told.contains(&Some(true)) || !told.contains(&Some(false)) && one.name == other.name
 }
 
 /// Starts everything that sees.
@@ -314,6 +322,27 @@ mod tests {
         let pids: Vec<(u32, Option<&str>)> =
             watched.iter().map(|one| (one.pid, one.role.as_deref())).collect();
         assert_eq!(pids, [(1, Some("m1")), (std::process::id(), None)]);
+    }
+
+    #[test]
+    fn a_member_of_the_same_name_in_another_cluster_is_another() {
+        let member = |endpoint: &str, client: Option<&str>, metrics: Option<&str>| Target {
+            client_url: client.map(str::to_owned),
+            metrics_url: metrics.map(str::to_owned),
+            identity: collectors::target::Identity::new("n", "m1", endpoint),
+            ..target("m1", None)
+        };
+        let (ours, metrics) = ("http://127.0.0.1:2379", "http://127.0.0.1:2381/metrics");
+        let named = member(ours, Some("http://127.0.0.1:2379/"), None);
+        assert!(is_same(&named, &member(ours, Some(ours), None)));
+        assert!(
+            !is_same(&named, &member("https://10.0.0.5:2379", None, None)),
+            "its certificate is not readable"
+        );
+        let by_metrics = member(metrics, None, Some(metrics));
+        assert!(is_same(&by_metrics, &member(ours, Some(ours), Some(metrics))));
+        assert!(!is_same(&by_metrics, &member(ours, Some(ours), Some("http://127.0.0.1:9/metrics"))));
+        assert!(is_same(&by_metrics, &named), "nothing but a name is known of both");
     }
 
     #[test]

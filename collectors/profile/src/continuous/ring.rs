@@ -76,7 +76,7 @@ impl Ring {
 
 /// What the member's processes did then. A member that was restarted since the agent came is known by all its numbers. Where
 /// none of them had run yet, and in another boot, where numbers mean others, a process of the same name was it, if no other
-/// member is on this node.
+/// member is on this node and nobody else of that name ran then: there are members that nobody told us of.
 fn before(reader: &Reader, (range, boot): (Range, Boot), who: &Who) -> Option<Side> {
     let select = |filter: &Filter| {
         side(reader.select(range, filter).while_seen()).filter(|side| side.counts.samples > 0)
@@ -85,7 +85,10 @@ fn before(reader: &Reader, (range, boot): (Range, Boot), who: &Who) -> Option<Si
     let by_number = if windows.all(|window| window.boot == boot) { select(&who.filter()) } else { None };
     by_number.or_else(|| {
         let process = who.name.clone().filter(|_| who.is_alone)?;
-        select(&Filter { process: Some(process), ..Filter::default() })
+        let namesake = select(&Filter { process: Some(process), ..Filter::default() })?;
+        let mut owners = namesake.stacks.owners.iter().map(|owner| owner.pid);
+        let first = owners.next();
+        owners.all(|pid| Some(pid) == first).then_some(namesake)
     })
 }
 
