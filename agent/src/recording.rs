@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 const MAGIC: &[u8; 8] = b"BACKBURN";
 /// Grows when an entry changes its meaning; an unknown version is refused, not guessed.
-pub(crate) const VERSION: u16 = 3;
+pub(crate) const VERSION: u16 = 4;
 /// A block is closed at this size, or when its writer is asked to flush: the unit of loss after a crash.
 const BLOCK_BYTES: usize = 1 << 20;
 /// No block of ours is larger; a longer length is a damaged file, not a reason to allocate.

@@ -226,12 +226,7 @@ fn capture(body: &[u8]) -> Option<profile::gopprof::Rejects> {
     assert!(stacks.frames.len() <= profile::gopprof::FRAMES_MAX);
     let counts = profile::counts::of(&stacks);
     assert!(counts.functions.len() <= model::profile::FUNCTIONS_MAX);
-    let set = ProfileSet {
-        at: Stamp::default(),
-        engine: "go-pprof".into(),
-        counts: vec![counts],
-        stacks: Arc::new(vec![stacks]),
-    };
+    let set = ProfileSet::new("go-pprof", Stamp::default(), vec![counts], vec![stacks]);
     assert!(!files::render(None, &set, "title").unwrap().is_empty());
     Some(rejects)
 }

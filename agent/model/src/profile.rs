@@ -89,9 +89,27 @@ pub struct ProfileSet {
     pub engine: String,
     /// Counts by kind.
     pub counts: Vec<FunctionCounts>,
+    /// Kinds that began at another time.
+    pub others_at: Vec<(ProfileKind, Stamp)>,
     /// Whole stacks; only exporters open them. Not recorded.
     #[serde(skip)]
     pub stacks: Arc<Vec<Stacks>>,
+}
+
+impl ProfileSet {
+    /// Of what was taken at `at`, but for those whose stacks say otherwise.
+    #[must_use]
+    pub fn new(engine: &str, at: Stamp, counts: Vec<FunctionCounts>, stacks: Vec<Stacks>) -> ProfileSet {
+        let others_at = stacks.iter().filter(|stacks| stacks.at != at);
+        let others_at = others_at.map(|stacks| (stacks.kind, stacks.at)).collect();
+        ProfileSet { at, engine: engine.to_owned(), counts, others_at, stacks: Arc::new(stacks) }
+    }
+
+    /// When a kind began.
+    #[must_use]
+    pub fn began(&self, kind: ProfileKind) -> Stamp {
+        self.others_at.iter().find(|(other, _)| *other == kind).map_or(self.at, |(_, at)| *at)
+    }
 }
 
 /// Counts by function and by call edge.

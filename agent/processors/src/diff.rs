@@ -105,10 +105,6 @@ fn diffs(
         let then = before.counts.iter().find(|counts| counts.kind == now.kind)?;
         Some((then, now))
     });
-    // A heap has another age than the CPU time beside it.
-    let began = |set: &ProfileSet, kind: ProfileKind| {
-        set.stacks.iter().find(|stacks| stacks.kind == kind).map_or(set.at, |stacks| stacks.at)
-    };
     pairs
         .map(|(then, now)| {
             Conclusion::ProfileDiff(ProfileDiff {
@@ -119,7 +115,7 @@ fn diffs(
                 engine: after.engine.clone(),
                 unit: unit(now.kind).to_owned(),
                 baseline,
-                baseline_age_s: began(after, now.kind).since_ns(began(before, now.kind)) / SECOND_NS,
+                baseline_age_s: after.began(now.kind).since_ns(before.began(now.kind)) / SECOND_NS,
                 before_total: absolute(then, then.total),
                 after_total: absolute(now, now.total),
                 before_samples: then.samples,

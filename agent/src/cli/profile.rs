@@ -20,7 +20,6 @@ mod subject;
 mod waiting;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -215,7 +214,7 @@ fn set(seen: Gathered) -> ProfileSet {
     let kinds = [seen.cpu.ok(), seen.off_cpu, seen.heap.ok(), seen.allocated, seen.goroutines.ok()];
     let stacks: Vec<_> = kinds.into_iter().flatten().collect();
     let counts = stacks.iter().map(counts::of).collect();
-    ProfileSet { at: seen.at, engine: engine.to_owned(), counts, stacks: Arc::new(stacks) }
+    ProfileSet::new(engine, seen.at, counts, stacks)
 }
 
 #[cfg(test)]

@@ -342,7 +342,7 @@ fn profiles(seed: &mut Seed<'_>, now: Stamp) -> Arc<ProfileSet> {
             }),
         }),
     });
-    Arc::new(ProfileSet { at: now, engine: seed.text(), counts, stacks: Arc::default() })
+    Arc::new(ProfileSet { at: now, engine: seed.text(), counts, ..ProfileSet::default() })
 }
 
 fn done(seed: &mut Seed<'_>) -> Done {

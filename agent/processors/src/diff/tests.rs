@@ -226,6 +226,23 @@ fn a_capture_becomes_one_diff_a_kind() {
 }
 
 #[test]
+fn a_heap_is_as_old_as_it_is_whatever_the_cpu_time_beside_it() {
+    let both = |at_s, heap_s| {
+        let heap = FunctionCounts { kind: ProfileKind::Heap, ..cpu(100, &[("g", 100)]) };
+        let others_at = vec![(ProfileKind::Heap, Stamp::default().plus_ns(heap_s * SECOND_NS))];
+        Arc::new(ProfileSet { others_at, ..ProfileSet::clone(&set(at_s, vec![cpu(100, &[("f", 1)]), heap])) })
+    };
+    let (before, baseline) = (Some(both(100, 40)), Baseline::Aged);
+    let done = CaptureOutcome::Done { before, baseline, after: both(700, 730) };
+    let ages: Vec<u64> = asked()
+        .observe(&captured(done))
+        .iter()
+        .map(|seen| if let Conclusion::ProfileDiff(diff) = seen { diff.baseline_age_s } else { 0 })
+        .collect();
+    assert_eq!(ages, [600, 690]);
+}
+
+#[test]
 fn a_capture_without_a_diff_says_why() {
     let check = |outcome, reason: &str, detail: &str| {
         let seen = asked().observe(&captured(outcome));

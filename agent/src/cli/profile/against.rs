@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 
 use anyhow::anyhow;
 use model::profile::{ProfileSet, Stacks};
@@ -142,12 +141,9 @@ pub(super) fn hold(earlier: Option<Result<Earlier, String>>, set: &ProfileSet, r
         Some(Ok(earlier)) => earlier,
     };
     let stacks: Vec<Stacks> = profiles.iter().map(|opened| opened.stacks.clone()).collect();
-    let before = ProfileSet {
-        at: stacks.first().map(|stacks| stacks.at).unwrap_or_default(),
-        engine: String::new(),
-        counts: profiles.iter().map(|opened| opened.counts.clone()).collect(),
-        stacks: Arc::new(stacks),
-    };
+    let at = stacks.first().map(|stacks| stacks.at).unwrap_or_default();
+    let counts = profiles.iter().map(|opened| opened.counts.clone()).collect();
+    let before = ProfileSet::new("", at, counts, stacks);
     let now = set.stacks.iter().zip(&set.counts);
     let now = now.map(|(stacks, counts)| Opened { stacks: stacks.clone(), counts: counts.clone() }).collect();
     let Some((lines, is_failed)) = diff::held(profiles, now, rules) else {

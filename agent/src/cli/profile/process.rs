@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::future::pending;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -112,7 +111,7 @@ pub(super) async fn run(subject: Subject, wanted: &Wanted<'_>, clock: &Clock) ->
     let kinds = [Some(seen.sampled.cpu), seen.sampled.off_cpu, in_use, allocated];
     let stacks: Vec<Stacks> = kinds.into_iter().flatten().collect();
     let counts = stacks.iter().map(counts::of).collect();
-    let set = ProfileSet { at: seen.at, engine: "perf".to_owned(), counts, stacks: Arc::new(stacks) };
+    let set = ProfileSet::new("perf", seen.at, counts, stacks);
     let held = against::hold(earlier, &set, wanted.rules);
     lines.extend(held.lines);
     let files = out.write((held.before.as_ref(), &set), &object.name, &lines)?;

@@ -91,7 +91,6 @@ impl Set {
 
     fn finish(self) -> Option<ProfileSet> {
         let at = self.stacks.first()?.at;
-        let (engine, stacks) = (ENGINE.to_owned(), Arc::new(self.stacks));
-        Some(ProfileSet { at, engine, counts: self.counts, stacks })
+        Some(ProfileSet::new(ENGINE, at, self.counts, self.stacks))
     }
 }

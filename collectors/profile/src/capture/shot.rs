@@ -4,7 +4,6 @@
 //! never the CPU where it is wanted.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use model::ledger::Ledger;
@@ -129,5 +128,5 @@ pub(super) fn decode(shot: &Shot, ledger: &Ledger) -> Result<ProfileSet, TakeErr
     }
     stacks.extend(shot.read.iter().cloned());
     let counts = stacks.iter().map(counts::of).collect();
-    Ok(ProfileSet { at: shot.began, engine: "go_pprof".to_owned(), counts, stacks: Arc::new(stacks) })
+    Ok(ProfileSet::new("go_pprof", shot.began, counts, stacks))
 }

@@ -15,7 +15,7 @@ use profile::history::reader::Reader;
 use profile::history::selection::Filter;
 use profile::perf::attr::Hz;
 
-use crate::program::{Program, built, is_near, until};
+use crate::program::{Program, built, is_near, is_node_ours, until};
 use crate::rates::alone;
 
 /// Runs in one function until it is told to run in another.
@@ -188,6 +188,29 @@ async fn restarted() {
     let continuous = bench.start().unwrap();
     let taken = bench.capture(&continuous).await.unwrap();
     assert!(taken.before.is_some());
+}
+
+#[test]
+fn who_was_called_the_same_is_the_before_only_where_there_was_one() {
+    told(namesakes());
+}
+
+async fn namesakes() {
+    if !is_node_ours() {
+        return;
+    }
+    for (count, baseline) in [(1, Baseline::BeforeMarker), (2, Baseline::Missing)] {
+        let bench = Bench::new();
+        let earlier: Vec<Program> = (0..count).map(|_| turning()).collect();
+        let continuous = bench.start().unwrap();
+        until("two windows", || bench.windows() >= 2);
+        drop(earlier);
+        let now = turning();
+        bench.processes.seen("m1", now.pid());
+        let taken = bench.capture(&continuous).await.unwrap();
+        assert_eq!((taken.baseline, taken.before.is_some()), (baseline, count == 1));
+        continuous.stop().await;
+    }
 }
 
 #[test]
