@@ -9,7 +9,6 @@ use std::{
     fs,
     path::PathBuf,
     process,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
