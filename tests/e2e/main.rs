@@ -23,6 +23,8 @@ mod binary;
 mod command_line;
 // `agent --profile`: line one, files, and who may not.
 mod profile_command;
+// Goroutines at both ends of a window: a real leak is named, by what grows and by Go's own search, and pools are not.
+mod goroutines;
 // The same by the kernel's samples: of members without an endpoint, of any process, of a command.
 mod profile_kernel;
 // The daemon's own, of members without an endpoint: always on, on a regression, and for who asks later.
