@@ -47,6 +47,8 @@ mod replay;
 mod receiver;
 // A watched service is replaced: its new build is a rollout, a new start a restart, the old build a put-back.
 mod services;
+// The agent's own heap, over its socket.
+mod own_heap;
 // Faster probes by request: bounded, shown, over by themselves.
 mod boost;
 // The OpenTelemetry Collector: takes all four signals, counts and writes what was meant, misses nothing after an outage.
