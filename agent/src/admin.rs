@@ -1,7 +1,7 @@
 //! The agent's own door: state for everybody on this host, verbs for whoever owns the socket.
 //!
 //! Owns a TCP listener that answers GET and HEAD alone, and a unix socket of mode 0600 that also takes the verbs (a mark, a
-//! reload, faster probes, the agent's own CPU profile). Refuses to listen beyond this host unless told to, a `Host` that is a foreign
+//! reload, faster probes, the agent's own profiles). Refuses to listen beyond this host unless told to, a `Host` that is a foreign
 //! name (DNS rebinding), more connections, bytes or seconds than a scraper needs, and any verb on TCP.
 //!
 //! | path | where | answer |
@@ -13,7 +13,8 @@
 //! | `POST /mark` | socket | 202 with the stamp, 400 with the reason, 503 when the inbox is full |
 //! | `POST /-/reload` | socket | 202: the configuration will be read again |
 //! | `POST /probe-rate?factor=F&for=T` | socket | 202: probes go F times as fast for T; 400 outside the bounds |
-//! | `/profile?seconds=N` | socket | the agent's own CPU profile, where allowed |
+//! | `/profile?seconds=N` | socket | the agent's own CPU profile, pprof, where allowed |
+//! | `/heap` | socket | the agent's own heap, gzipped pprof, where allowed |
 
 mod boost;
 pub(crate) mod client;
@@ -84,7 +85,7 @@ pub(crate) struct Config {
     pub(crate) unix: Option<PathBuf>,
     /// Names that `Host` may be, beyond `localhost` and IP addresses.
     pub(crate) hosts: Vec<String>,
-    /// Allows `/profile`.
+    /// Allows `/profile` and `/heap`.
     pub(crate) profiling: bool,
 }
 

@@ -28,7 +28,7 @@ use crate::cli::{Exit, Failure};
 use crate::config::{Config, Engine};
 use crate::engine_task::{Decisions, EngineTask, Outlets};
 use crate::pipeline::{Pipeline, Shared, Stop, signal};
-use crate::{artefacts, state};
+use crate::{artefacts, selfprofile, state};
 
 /// Records between the sources and the engine: seconds of a busy node; pages are bounded by the room in bytes.
 const INBOX_RECORDS: usize = 1_024;
@@ -222,6 +222,9 @@ async fn admin_server(
         },
     );
     let admin = bound.await.context("open the admin ports")?;
+    if !selfprofile::heap::allow(config.admin.self_profile) && config.admin.self_profile {
+        warn!("the allocator has no profiler (MALLOC_CONF?): /heap will have none");
+    }
     if let Some(address) = admin.tcp_address() {
         info!(%address, socket = %config.admin.socket.display(), "admin");
     }

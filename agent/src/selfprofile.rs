@@ -1,14 +1,25 @@
-//! The agent's own CPU profile, through the pprof crate. Off unless configuration allows it.
+//! The agent's own profiles: CPU through the pprof crate, and next door its heap through jemalloc. Off unless configuration
+//! allows them.
 //!
 //! Refuses a second profile at the same time: the timer signal is one a process.
 
+mod dump;
+pub(crate) mod heap;
+mod sys;
+
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pprof::protos::Message;
 use pprof::{ProfilerGuard, ProfilerGuardBuilder};
+use tikv_jemallocator::Jemalloc;
 use tokio::task::{self, JoinError};
 use tokio::time;
+
+/// The one that knows who holds what. It takes no stack until it is told to.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Samples a second: prime to the agent's own one-second rhythm.
 const FREQUENCY_HZ: i32 = 99;
@@ -28,6 +39,15 @@ pub(crate) enum SelfProfileError {
     /// The report.
     #[error("encode the profile")]
     Encode(#[source] JoinError),
+    /// The environment's `MALLOC_CONF` says so, or the build.
+    #[error("the allocator has no profiler")]
+    NoProfiler,
+    /// The allocator, or the memory that it writes to.
+    #[error("take the heap profile")]
+    Heap(#[from] io::Error),
+    /// Not what jemalloc writes.
+    #[error("the allocator's profile cannot be read")]
+    Dump,
 }
 
 /// Gives the place back however the capture ends, also when its connection is dropped.

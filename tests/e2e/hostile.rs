@@ -244,6 +244,17 @@ fn a_profile_is_read_or_refused_with_a_reason() {
 }
 
 #[test]
+fn a_text_of_goroutines_is_read_as_far_as_it_goes() {
+    use profile::goroutines::text::{FRAMES_MAX, GOROUTINES_MAX, parse};
+    let sample = b"goroutine 7 [chan receive, 3 minutes]:\nmain.take(0x1)\n\t/a.go:2 +0x1\n\n";
+    survives(sample, |text| {
+        let (groups, _) = parse(text);
+        assert!(groups.iter().map(|group| group.goroutines.len()).sum::<usize>() <= GOROUTINES_MAX);
+        assert!(groups.iter().all(|group| (1..=FRAMES_MAX).contains(&group.stack.len())));
+    });
+}
+
+#[test]
 fn a_profile_that_inflates_without_end_is_refused() {
     use std::io::Write;
     let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());

@@ -23,6 +23,8 @@ mod binary;
 mod command_line;
 // `agent --profile`: line one, files, and who may not.
 mod profile_command;
+// Goroutines at both ends of a window: a real leak is named, by what grows and by Go's own search, and pools are not.
+mod goroutines;
 // The same by the kernel's samples: of members without an endpoint, of any process, of a command.
 mod profile_kernel;
 // The daemon's own, of members without an endpoint: always on, on a regression, and for who asks later.
@@ -45,6 +47,8 @@ mod replay;
 mod receiver;
 // A watched service is replaced: its new build is a rollout, a new start a restart, the old build a put-back.
 mod services;
+// The agent's own heap, over its socket.
+mod own_heap;
 // Faster probes by request: bounded, shown, over by themselves.
 mod boost;
 // The OpenTelemetry Collector: takes all four signals, counts and writes what was meant, misses nothing after an outage.

@@ -107,6 +107,7 @@ pub(super) async fn route(
         None if request.uri().path() == "/profile" => {
             verbs::profile(surface, via, request.uri().query()).await
         }
+        None if request.uri().path() == "/heap" => verbs::heap(surface, via).await,
         None => get(surface, request.uri().path()),
     };
     let class = match answer.status().as_u16() {

@@ -113,6 +113,7 @@ async fn tcp_answers_reads_alone() {
         ("HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
         ("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
         ("GET /profile?seconds=1 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        ("GET /heap HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
         ("POST /mark HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}", 405),
         ("POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", 405),
         ("DELETE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
@@ -296,7 +297,9 @@ async fn reload_profile_and_health() {
     rig.stop().await;
 
     let rig = Rig::start(config("no-profile")).await;
-    assert_eq!(client::get(&rig.door(), "/profile").await.unwrap().status, 403);
+    for path in ["/profile", "/heap"] {
+        assert_eq!(client::get(&rig.door(), path).await.unwrap().status, 403, "{path}");
+    }
     rig.stop().await;
 }
 

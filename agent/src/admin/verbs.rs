@@ -1,4 +1,4 @@
-//! What the socket's owner may ask for: a mark, a reload, a profile of the agent itself; faster probes are next door.
+//! What the socket's owner may ask for: a mark, a reload, profiles of the agent itself; faster probes are next door.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -135,18 +135,35 @@ fn reload(surface: &Surface) -> Answer {
 }
 
 pub(super) async fn profile(surface: &Surface, via: Via, query: Option<&str>) -> Answer {
-    if via == Via::Tcp {
-        return text(StatusCode::NOT_FOUND, "the profile is on the admin socket\n");
-    }
-    if !surface.profiling {
-        return text(StatusCode::FORBIDDEN, "the agent's own profiling is off by configuration\n");
+    if let Some(refusal) = unprofiled(surface, via) {
+        return refusal;
     }
     let asked = match query.unwrap_or_default().strip_prefix("seconds=").map(str::parse::<u64>) {
         None => PROFILE_SECONDS,
         Some(Ok(seconds)) if (1..=PROFILE_TIME_MAX.as_secs()).contains(&seconds) => seconds,
         Some(_) => return text(StatusCode::BAD_REQUEST, "seconds: 1 to 60\n"),
     };
-    match selfprofile::capture(Duration::from_secs(asked)).await {
+    profiled(selfprofile::capture(Duration::from_secs(asked)).await)
+}
+
+pub(super) async fn heap(surface: &Surface, via: Via) -> Answer {
+    match unprofiled(surface, via) {
+        Some(refusal) => refusal,
+        None => profiled(selfprofile::heap::capture(surface.clock.now()).await),
+    }
+}
+
+/// Why the agent may not be profiled.
+fn unprofiled(surface: &Surface, via: Via) -> Option<Answer> {
+    if via == Via::Tcp {
+        return Some(text(StatusCode::NOT_FOUND, "the agent's profiles are on the admin socket\n"));
+    }
+    let off = "the agent's own profiling is off by configuration\n";
+    (!surface.profiling).then(|| text(StatusCode::FORBIDDEN, off))
+}
+
+fn profiled(profile: Result<Vec<u8>, selfprofile::SelfProfileError>) -> Answer {
+    match profile {
         Ok(profile) => with_type(StatusCode::OK, "application/octet-stream", profile),
         Err(selfprofile::SelfProfileError::Busy) => {
             unavailable("another profile of the agent is being taken\n")

@@ -7,8 +7,10 @@ mod bar;
 mod choose;
 mod decide;
 mod gather;
+mod goroutines;
 mod heap;
 pub(super) mod hot;
+mod leaks;
 mod out;
 mod page;
 mod process;
@@ -25,7 +27,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Args;
 use collectors::clock;
-use model::profile::ProfileSet;
+use model::profile::{ProfileSet, Stacks};
 use model::scrape::ScrapeOutcome;
 use model::time::Clock;
 use profile::counts;
@@ -160,10 +162,12 @@ async fn member(config: &Config, name: Option<&str>, wanted: &Wanted<'_>, clock:
         return Err(failure);
     }
     let mut lines = report::lines(&chosen, &seen);
-    let set = set(seen);
+    let (at_first, set) = sets(seen);
     let held = against::hold(earlier, &set, wanted.rules);
     lines.extend(held.lines);
-    let files = out.write((held.before.as_ref(), &set), &format!("etcd {}", target.name), &lines)?;
+    // What was asked for comes first: one file a kind.
+    let before = held.before.or(at_first);
+    let files = out.write((before.as_ref(), &set), &format!("etcd {}", target.name), &lines)?;
     if !files.is_empty() {
         lines.push(format!("files: {}", files.join(" ")));
     }
@@ -208,13 +212,16 @@ fn scraped(seen: &Gathered) -> String {
     }
 }
 
-/// The profiles that came, as exporters take them.
-fn set(seen: Gathered) -> ProfileSet {
+/// The profiles that came, as exporters take them, and what there was at the window's beginning.
+fn sets(seen: Gathered) -> (Option<ProfileSet>, ProfileSet) {
     let engine = if seen.account.is_some() { "perf" } else { "go_pprof" };
-    let kinds = [seen.cpu.ok(), seen.off_cpu, seen.heap.ok(), seen.allocated, seen.goroutines.ok()];
-    let stacks: Vec<_> = kinds.into_iter().flatten().collect();
-    let counts = stacks.iter().map(counts::of).collect();
-    ProfileSet::new(engine, seen.at, counts, stacks)
+    let set = |at, stacks: Vec<Stacks>| {
+        let counts = stacks.iter().map(counts::of).collect();
+        ProfileSet::new(engine, at, counts, stacks)
+    };
+    let kinds = [seen.cpu.ok(), seen.off_cpu, seen.heap.ok(), seen.allocated, seen.goroutines.counts.ok()];
+    let earlier = seen.goroutines.earlier.map(|stacks| set(stacks.at, vec![stacks]));
+    (earlier, set(seen.at, kinds.into_iter().flatten().collect()))
 }
 
 #[cfg(test)]

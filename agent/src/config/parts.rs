@@ -52,7 +52,7 @@ pub(crate) struct Admin {
     pub(crate) exposed: bool,
     /// Names by which it may be asked, beyond addresses and `localhost`.
     pub(crate) hosts: Vec<String>,
-    /// The agent's own CPU profile may be taken on the socket.
+    /// The agent's own profiles, CPU and heap, may be taken on the socket.
     pub(crate) self_profile: bool,
 }
 

@@ -11,6 +11,8 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// Bytes of one answer as sent (gzipped): etcd sends 10 to 100 KiB, its goroutines at 20,000 watchers about 1 MiB.
 pub const BODY_BYTES_MAX: usize = 4 << 20;
+/// Bytes of Go's text of goroutines, which is not gzipped: etcd's have 800 bytes each, 5,000 of them 4 MiB.
+pub const TEXT_BYTES_MAX: usize = 8 << 20;
 /// Bytes of an error page that are read to tell refusals apart.
 const ERROR_BYTES_MAX: usize = 512;
 /// A member that is busy may need long to write its profile; after this the answer would describe another time.
@@ -30,6 +32,11 @@ pub enum Endpoint {
     Heap,
     /// All goroutines by stack.
     Goroutine,
+    /// All goroutines one by one, as [`crate::goroutines::text`] reads them. The process stands still while it writes them.
+    GoroutineText,
+    /// Goroutines that nobody can ever wake, by Go's own search: Go 1.27, or 1.26 built with the experiment. The search is a
+    /// garbage collection.
+    GoroutineLeak,
 }
 
 impl Endpoint {
@@ -39,7 +46,7 @@ impl Endpoint {
         match self {
             Endpoint::Cpu { .. } => ProfileKind::Cpu,
             Endpoint::Heap => ProfileKind::Heap,
-            Endpoint::Goroutine => ProfileKind::Goroutine,
+            Endpoint::Goroutine | Endpoint::GoroutineText | Endpoint::GoroutineLeak => ProfileKind::Goroutine,
         }
     }
 
@@ -49,13 +56,19 @@ impl Endpoint {
             Endpoint::Cpu { seconds } => format!("{base}/debug/pprof/profile?seconds={seconds}"),
             Endpoint::Heap => format!("{base}/debug/pprof/heap"),
             Endpoint::Goroutine => format!("{base}/debug/pprof/goroutine"),
+            Endpoint::GoroutineText => format!("{base}/debug/pprof/goroutine?debug=2"),
+            Endpoint::GoroutineLeak => format!("{base}/debug/pprof/goroutineleak"),
         }
+    }
+
+    fn bytes_max(self) -> usize {
+        if self == Endpoint::GoroutineText { TEXT_BYTES_MAX } else { BODY_BYTES_MAX }
     }
 
     fn deadline(self) -> Duration {
         match self {
             Endpoint::Cpu { seconds } => GRACE + Duration::from_secs(u64::from(seconds)),
-            Endpoint::Heap | Endpoint::Goroutine => GRACE,
+            _ => GRACE,
         }
     }
 }
@@ -81,9 +94,9 @@ pub enum FetchError {
     /// No connection, or TLS refused.
     #[error("not reachable: {0}")]
     Unreachable(String),
-    /// More than [`BODY_BYTES_MAX`].
-    #[error("answer larger than {BODY_BYTES_MAX} bytes")]
-    TooLarge,
+    /// More than [`BODY_BYTES_MAX`], or [`TEXT_BYTES_MAX`].
+    #[error("answer larger than {0} bytes")]
+    TooLarge(usize),
     /// The connection broke inside the answer.
     #[error("answer torn: {0}")]
     Torn(String),
@@ -100,7 +113,7 @@ impl FetchError {
             FetchError::Status(_) => "status",
             FetchError::Timeout(_) => "timeout",
             FetchError::Unreachable(_) => "unreachable",
-            FetchError::TooLarge => "too_large",
+            FetchError::TooLarge(_) => "too_large",
             FetchError::Torn(_) => "torn",
         }
     }
@@ -151,17 +164,18 @@ pub async fn get(
     endpoint: Endpoint,
 ) -> Result<Vec<u8>, FetchError> {
     let deadline = endpoint.deadline();
-    match tokio::time::timeout(deadline, answer(client, &endpoint.url(base_url))).await {
+    match tokio::time::timeout(deadline, answer(client, &endpoint.url(base_url), endpoint.bytes_max())).await
+    {
         Ok(answer) => answer,
         Err(_) => Err(FetchError::Timeout(deadline.as_secs())),
     }
 }
 
-async fn answer(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, FetchError> {
+async fn answer(client: &reqwest::Client, url: &str, bytes_max: usize) -> Result<Vec<u8>, FetchError> {
     let response = client.get(url).send().await.map_err(|error| unreachable(&error))?;
     let status = response.status();
     match status {
-        StatusCode::OK => body(response, BODY_BYTES_MAX).await?.ok_or(FetchError::TooLarge),
+        StatusCode::OK => body(response, bytes_max).await?.ok_or(FetchError::TooLarge(bytes_max)),
         StatusCode::NOT_FOUND => Err(FetchError::NoEndpoint),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(FetchError::NotPermitted(status.as_u16())),
         StatusCode::INTERNAL_SERVER_ERROR => {
@@ -226,9 +240,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_answer_is_cut() {
-        let server = Server::start(|_| ("200 OK", vec![0; super::BODY_BYTES_MAX + 1]));
-        let seen = get(&client(None).unwrap(), &server.url, Endpoint::Heap).await;
-        assert_eq!(seen, Err(FetchError::TooLarge));
+        let (max, text_max) = (super::BODY_BYTES_MAX, super::TEXT_BYTES_MAX);
+        let server = Server::start(move |path| {
+            ("200 OK", vec![0; if path.ends_with("?debug=2") { text_max } else { max } + 1])
+        });
+        let client = client(None).unwrap();
+        for (endpoint, max) in [(Endpoint::Heap, max), (Endpoint::GoroutineText, text_max)] {
+            assert_eq!(get(&client, &server.url, endpoint).await, Err(FetchError::TooLarge(max)));
+        }
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ pub mod dwarf;
 pub mod fetch;
 pub mod goheap;
 pub mod gopprof;
+pub mod goroutines;
 pub mod history;
 pub mod kernel;
 pub mod names;

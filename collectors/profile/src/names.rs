@@ -19,6 +19,7 @@ mod frames;
 mod kernel;
 mod known;
 mod output;
+mod returns;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ use fileless::Fileless;
 pub use kernel::Kernel;
 use known::{Ends, Key, Known};
 use output::{How, Output};
+pub use returns::{IsOwn, Returns, Taken};
 
 /// Modules that have a number in what is remembered. When there are more, all is forgotten: it takes a fraction of a
 /// second to find it again.
@@ -144,11 +146,11 @@ impl Names {
     /// All that was counted, named.
     #[must_use]
     pub fn name(&mut self, counted: &stacks::Stacks, capture: &Capture) -> (Stacks, Statistics) {
-        let mut naming =
-            Naming { names: self, counted, opened: HashMap::new(), statistics: Statistics::default() };
+        let mut naming = Naming::new(self);
         let mut output = Output::default();
         for stack in counted.iter() {
-            naming.stack(&stack, capture, &mut output);
+            naming.stack(&stack, counted, &mut output);
+            output.end(&stack, capture);
         }
         let mut statistics = naming.statistics;
         self.hot.cool();
@@ -193,13 +195,18 @@ impl Names {
 /// One capture on its way.
 struct Naming<'n> {
     names: &'n mut Names,
-    counted: &'n stacks::Stacks,
     opened: HashMap<u32, Opened>,
     statistics: Statistics,
 }
 
+impl<'n> Naming<'n> {
+    fn new(names: &'n mut Names) -> Naming<'n> {
+        Naming { names, opened: HashMap::new(), statistics: Statistics::default() }
+    }
+}
+
 impl Naming<'_> {
-    fn stack(&mut self, stack: &Stack<'_>, capture: &Capture, output: &mut Output) {
+    fn stack(&mut self, stack: &Stack<'_>, counted: &stacks::Stacks, output: &mut Output) {
         output.begin();
         let (mut how, mut is_leaf) = (How::default(), true);
         for frame in stack.frames() {
@@ -209,7 +216,10 @@ impl Naming<'_> {
             }
             let named = match output.again(frame, how) {
                 Some(named) => named,
-                None => self.user_frame(frame, (how, stack.pid), output),
+                None => {
+                    let module = counted.module(frame.module).filter(|_| frame.module != NOWHERE);
+                    self.user_frame(frame, (how, stack.pid), module.map(Arc::clone), output)
+                }
             };
             self.statistics.user += 1;
             self.statistics.user_named += u64::from(named.is_named);
@@ -219,7 +229,6 @@ impl Naming<'_> {
             is_leaf = false;
             how = How { is_return: named.ends != Ends::Interrupted, is_panic: named.is_panic };
         }
-        output.end(stack, capture);
     }
 
     fn kernel_frame(&mut self, frame: Frame, output: &mut Output) {
@@ -230,9 +239,14 @@ impl Naming<'_> {
     }
 
     /// A place that this capture has not met before.
-    fn user_frame(&mut self, frame: Frame, (how, pid): (How, u32), output: &mut Output) -> output::Named {
-        let module = self.counted.module(frame.module).filter(|_| frame.module != NOWHERE);
-        let Some(module) = module.map(Arc::clone) else {
+    fn user_frame(
+        &mut self,
+        frame: Frame,
+        (how, pid): (How, u32),
+        module: Option<Arc<Module>>,
+        output: &mut Output,
+    ) -> output::Named {
+        let Some(module) = module else {
             return output.nameless((frame, how), "[unknown]", None);
         };
         if !self.opened.contains_key(&frame.module) {

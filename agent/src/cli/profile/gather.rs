@@ -1,7 +1,7 @@
-//! One window of a member: CPU profile, two pages, two readings of the node, its slow lines, then heap and goroutines.
+//! One window of a member: CPU profile, two pages, two readings of the node, its slow lines, goroutines twice, then the heap.
 //!
-//! Owns the order: heap and goroutines come after the CPU profile, which would show them. Refuses to fail for a part that is
-//! missing: each says why instead.
+//! Owns the order: heap and goroutines come before and after the CPU profile, which would show them, and Go's search for leaks
+//! last, as it collects garbage. Refuses to fail for a part that is missing: each says why instead.
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use super::bar::Bar;
 use super::choose::Endpoint;
+use super::goroutines::{Goroutines, Look, Searched};
 use super::heap::Heap;
 use super::sampling::{self, Ended, Engine, Sampling};
 use super::slow::{Slow, Tail};
@@ -39,7 +40,7 @@ pub(super) const DRAW_EVERY: Duration = Duration::from_millis(200);
 pub(super) struct Gathered {
     /// When it began.
     pub(super) at: Stamp,
-    /// How long it was, by the two pages, nanoseconds.
+    /// How long it was, by the two pages, nanoseconds: the CPU profile and the first look at goroutines.
     pub(super) window_ns: u64,
     /// Ended by Ctrl-C.
     pub(super) interrupted: bool,
@@ -62,11 +63,11 @@ pub(super) struct Gathered {
     /// What was allocated in the window, where the heap was read from memory.
     pub(super) allocated: Option<Stacks>,
     /// Goroutines.
-    pub(super) goroutines: Result<Stacks, Missing>,
+    pub(super) goroutines: Goroutines,
     /// Bytes of all profiles as sent.
     pub(super) bytes: usize,
-    /// How long the heap and goroutine calls took, nanoseconds.
-    pub(super) snapshots_ns: (u64, u64),
+    /// How long the heap call took, nanoseconds.
+    pub(super) heap_ns: u64,
     /// Slow lines; `None` when the log is not known or not readable.
     pub(super) slow: Option<Slow>,
     /// CPU time that this process took, nanoseconds.
@@ -118,6 +119,8 @@ impl Gatherer<'_> {
             Some(pid) => Some(Heap::begin(pid, self.clock).await),
             None => None,
         };
+        let began = self.clock.now();
+        let first = if is_silent(first_page.as_ref()) { None } else { Some(Look::take(&self).await) };
         let at = self.clock.now();
         let (seen, refused) = self.sampled(length, at).await;
         let seen = match seen {
@@ -125,19 +128,18 @@ impl Gatherer<'_> {
             None => self.fetched(length, at, is_up(first_page.as_ref())).await,
         };
         let interrupted = seen.interrupted;
-        let window_ns = self.clock.now().since_ns(at);
+        let window_ns = self.clock.now().since_ns(began);
         let waited_end = self.target.pid.and_then(waiting::total_ns);
         let (last_page, last_node) = self.look(&mut host).await;
         let before = self.clock.now();
         let heap = self.snapshot(fetch::Endpoint::Heap, &seen).await;
-        let between = self.clock.now();
-        let goroutines = self.snapshot(fetch::Endpoint::Goroutine, &seen).await;
-        let end = self.clock.now();
-        let bodies = [&heap, &goroutines];
-        let bytes = bodies.iter().filter_map(|body| Some(body.as_ref().ok()?.len())).sum::<usize>();
+        let heap_ns = self.clock.now().since_ns(before);
+        let bytes = heap.as_ref().map_or(0, Vec::len);
         let heap = decode(heap, fetch::Endpoint::Heap, before);
         let (heap, allocated) = self.with_memory(heap, read).await;
-        let goroutines = decode(goroutines, fetch::Endpoint::Goroutine, between);
+        let is_same = last_page.as_ref().is_none_or(|page| !page.restarted);
+        let goroutines = self.goroutines(first.filter(|_| is_same), &seen).await;
+        let end = self.clock.now();
         let own = |fact: &Option<HostFact>| Some(process(fact.as_ref()?, std::process::id())?.cpu_ns);
         let own_end = own(&host.read().await.ok());
         let own_cpu_ns = own_end.zip(own(&first_node)).map(|(end, begin)| end.saturating_sub(begin));
@@ -156,9 +158,9 @@ impl Gatherer<'_> {
             refused,
             heap,
             allocated,
+            bytes: bytes + seen.bytes + goroutines.bytes,
             goroutines,
-            bytes: bytes + seen.bytes,
-            snapshots_ns: (between.since_ns(before), end.since_ns(between)),
+            heap_ns,
             slow: tail.and_then(|tail| tail.end(end.wall_ns)),
             own_cpu_ns,
         }
@@ -254,7 +256,8 @@ impl Gatherer<'_> {
         Window { cpu, off_cpu: None, account: None, bytes, interrupted }
     }
 
-    async fn fetch(&self, what: fetch::Endpoint) -> Result<Vec<u8>, Missing> {
+    /// One answer of the endpoint.
+    pub(super) async fn fetch(&self, what: fetch::Endpoint) -> Result<Vec<u8>, Missing> {
         let endpoint = self.endpoint.ok_or(Missing::NoAddress)?;
         let body = fetch::get(&endpoint.pprof.client, &endpoint.pprof.base_url, what).await;
         body.map_err(|error| match error {
@@ -265,15 +268,23 @@ impl Gatherer<'_> {
         })
     }
 
-    /// Heap or goroutines; not asked for where the CPU's answer says that nobody serves them.
     async fn snapshot(&self, what: fetch::Endpoint, seen: &Window) -> Result<Vec<u8>, Missing> {
-        match &seen.cpu {
-            _ if seen.interrupted => Err(Missing::Interrupted),
-            Ok(_) | Err(Missing::Fetch(FetchError::AnotherProfileRunning | FetchError::Torn(_))) => {
-                self.fetch(what).await
-            }
-            Err(why) => Err(why.clone()),
+        match seen.why_not() {
+            None => self.fetch(what).await,
+            Some(why) => Err(why),
         }
+    }
+
+    async fn goroutines(&self, first: Option<Look>, seen: &Window) -> Goroutines {
+        let (first, last) = match (seen.why_not(), first) {
+            (Some(why), first) => return Goroutines::new(first, Look::missing(why), Searched::No),
+            (None, Some(first)) if first.has_no_endpoint() => {
+                return Goroutines::new(None, first, Searched::No);
+            }
+            (None, first) => (first, Look::take(self).await),
+        };
+        let searched = if last.is_counted() { Searched::ask(self).await } else { Searched::No };
+        Goroutines::new(first, last, searched)
     }
 }
 
@@ -287,12 +298,34 @@ struct Window {
     interrupted: bool,
 }
 
-fn decode(body: Result<Vec<u8>, Missing>, endpoint: fetch::Endpoint, at: Stamp) -> Result<Stacks, Missing> {
+impl Window {
+    /// Why heap and goroutines are not asked for: the CPU's answer says that nobody serves them.
+    fn why_not(&self) -> Option<Missing> {
+        match &self.cpu {
+            _ if self.interrupted => Some(Missing::Interrupted),
+            Ok(_) | Err(Missing::Fetch(FetchError::AnotherProfileRunning | FetchError::Torn(_))) => None,
+            Err(why) => Some(why.clone()),
+        }
+    }
+}
+
+/// The stacks of an answer.
+pub(super) fn decode(
+    body: Result<Vec<u8>, Missing>,
+    endpoint: fetch::Endpoint,
+    at: Stamp,
+) -> Result<Stacks, Missing> {
     body.and_then(|body| Ok(gopprof::decode(&body, endpoint.kind(), at)?.0))
 }
 
 fn is_up(page: Option<&Scrape>) -> bool {
     page.is_some_and(|page| page.outcome == ScrapeOutcome::Up)
+}
+
+/// One that accepts and does not answer is waited for once, for its CPU profile.
+fn is_silent(page: Option<&Scrape>) -> bool {
+    let outcome = page.map(|page| &page.outcome);
+    matches!(outcome, Some(ScrapeOutcome::Down { reason, .. }) if reason == "timeout")
 }
 
 /// One process of a reading.

@@ -1,5 +1,6 @@
 //! What is told of one window, line by line. Owns the layout of the report and what makes up its first line.
 
+mod goroutines;
 mod waits;
 
 use std::collections::BTreeMap;
@@ -54,8 +55,8 @@ pub(super) fn lines(chosen: &Chosen, seen: &Gathered) -> Vec<String> {
         Err(missing) => lines.push(format!("heap: not captured ({missing})")),
     }
     lines.extend(seen.allocated.iter().flat_map(allocated));
-    match &seen.goroutines {
-        Ok(stacks) => lines.extend(goroutines(stacks)),
+    match &seen.goroutines.counts {
+        Ok(_) => lines.extend(goroutines::lines(&seen.goroutines)),
         Err(_) => lines.push(match pages.now("go_goroutines") {
             Some(n) => format!("goroutines: {n:.0} (stacks not captured)"),
             None => "goroutines: not known".to_owned(),
@@ -332,36 +333,7 @@ fn by_size(stacks: &Stacks, head: String) -> Vec<String> {
     lines
 }
 
-fn goroutines(stacks: &Stacks) -> Vec<String> {
-    let total: i64 = stacks.samples.iter().map(|sample| sample.value).sum();
-    let mut samples: Vec<_> = stacks.samples.iter().collect();
-    samples.sort_by_key(|sample| std::cmp::Reverse(sample.value));
-    let mut lines = vec![format!("goroutines: {total}")];
-    for sample in samples.iter().take(OTHERS_SHOWN) {
-        let name = |frame: &u32| {
-            let frame = stacks.frames.get(usize::try_from(*frame).ok()?)?;
-            let function = stacks.functions.get(usize::try_from(frame.function).ok()?)?;
-            Some(function.name.as_str())
-        };
-        let names: Vec<&str> = sample.frames.iter().filter_map(name).collect();
-        let ours: Vec<String> = names
-            .iter()
-            .filter(|name| !name.starts_with("runtime."))
-            .take(FRAMES_SHOWN)
-            .map(|name| shown(name))
-            .collect();
-        let stack = if ours.is_empty() {
-            names.first().map_or(String::new(), |name| shown(name))
-        } else {
-            ours.join(" < ")
-        };
-        lines.push(format!("{:>7}  {stack}", sample.value));
-    }
-    lines
-}
-
 fn cost(seen: &Gathered) -> String {
-    let (heap, goroutines) = seen.snapshots_ns;
     let own = seen.own_cpu_ns.map_or("not known".to_owned(), |own| format!("{:.2} s", seconds(own)));
     let mut calls = Vec::new();
     match (&seen.cpu, &seen.account) {
@@ -370,10 +342,10 @@ fn cost(seen: &Gathered) -> String {
         (Err(_), _) => {}
     }
     if seen.heap.is_ok() {
-        calls.push(format!("heap call {}", duration(seconds(heap))));
+        calls.push(format!("heap call {}", duration(seconds(seen.heap_ns))));
     }
-    if seen.goroutines.is_ok() {
-        calls.push(format!("goroutine call {}", duration(seconds(goroutines))));
+    if seen.goroutines.counts.is_ok() {
+        calls.push(format!("goroutine calls {}", duration(seconds(seen.goroutines.took_ns))));
     }
     let pages = [&seen.pages.0, &seen.pages.1];
     let pages: Vec<u64> = pages.iter().filter_map(|page| Some(page.as_ref()?.body_bytes)).collect();

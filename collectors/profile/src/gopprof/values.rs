@@ -65,7 +65,7 @@ impl Wanted {
             ProfileKind::OffCpu => (timed("off_cpu")?, count(&["waits"])),
             ProfileKind::Heap => (sized("inuse_space")?, count(&["inuse_objects"])),
             ProfileKind::Alloc => (sized("alloc_space")?, count(&["alloc_objects"])),
-            ProfileKind::Goroutine => ((count(&["goroutine", "goroutines"])?, 1), None),
+            ProfileKind::Goroutine => ((count(&["goroutine", "goroutines", "goroutineleak"])?, 1), None),
         };
         Some(Wanted { kind, period: period(sections), value, scale, count })
     }

@@ -21,6 +21,9 @@ const REFERENCES_MAX: usize = 4 << 20;
 /// Frames: 20 MiB of memory with their functions, twenty times what an hour of a busy node shows.
 const FRAMES_MAX: usize = 1 << 18;
 
+/// Frames at the leaf by which a stack may have been taken: an allocator with its profiler has a dozen.
+const OWN_MAX: usize = 16;
+
 /// How a place was come by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct How {
@@ -227,19 +230,33 @@ impl Output {
 impl Output {
     /// The stack is complete.
     pub(super) fn end(&mut self, stack: &Stack<'_>, capture: &Capture) {
-        self.cut += u64::from(self.is_cut);
-        self.references = self.references.saturating_add(self.stack.len());
         let owner = self.owner(stack);
         let value = match capture.kind {
             ProfileKind::Cpu => stack.count.saturating_mul(capture.period_ns),
             _ => stack.count,
         };
-        self.samples.push(StackSample {
-            frames: self.stack.clone(),
-            value: i64::try_from(value).unwrap_or(i64::MAX),
-            count: i64::try_from(stack.samples).unwrap_or(i64::MAX),
-            owner,
-        });
+        let count = i64::try_from(stack.samples).unwrap_or(i64::MAX);
+        self.sample(i64::try_from(value).unwrap_or(i64::MAX), count, owner);
+    }
+
+    /// Takes away what is at the stack's leaf, up to the last such function, unless nothing else is there.
+    pub(super) fn leave_out(&mut self, is_own: impl Fn(&str) -> bool) {
+        let name = |frame: &u32| {
+            let frame = self.frames.get(usize::try_from(*frame).ok()?)?;
+            self.functions.get(usize::try_from(frame.function).ok()?).map(|function| function.name.as_str())
+        };
+        let leaf = self.stack.get(..self.stack.len().min(OWN_MAX)).unwrap_or_default();
+        let own = leaf.iter().rposition(|frame| name(frame).is_some_and(&is_own)).map_or(0, |at| at + 1);
+        if own < self.stack.len() {
+            self.stack.drain(..own);
+        }
+    }
+
+    /// The stack is complete, and has this weight.
+    pub(super) fn sample(&mut self, value: i64, count: i64, owner: u32) {
+        self.cut += u64::from(self.is_cut);
+        self.references = self.references.saturating_add(self.stack.len());
+        self.samples.push(StackSample { frames: self.stack.clone(), value, count, owner });
     }
 
     fn owner(&mut self, stack: &Stack<'_>) -> u32 {
