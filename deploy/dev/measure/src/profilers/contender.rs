@@ -76,6 +76,11 @@ impl Contender {
         }
     }
 
+    /// Whether it is started once and stays; else it is called when it is needed, and all that it takes is its price.
+    pub(super) fn stays(self) -> bool {
+        matches!(self, Contender::Daemon | Contender::DaemonBlind | Contender::Ebpf)
+    }
+
     /// Whether it is another's: a run goes on without it.
     pub(super) fn is_foreign(self) -> bool {
         self.tool().is_some()

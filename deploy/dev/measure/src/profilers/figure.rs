@@ -9,8 +9,11 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Figure {
-    /// User and system time from its start to its end, children included, in percent of one core over the window.
+    /// User and system time from its start to its end, children included, in percent of one core over the window: of those
+    /// that are called when they are needed.
     CpuWhole,
+    /// Until it was at work, seconds of CPU: of those that are started once and stay.
+    StartS,
     /// The same within the window alone.
     CpuWindow,
     /// Of a program that names afterwards.
@@ -45,8 +48,9 @@ pub(super) enum Figure {
 
 impl Figure {
     /// What it takes.
-    pub(super) const COST: [Figure; 8] = [
+    pub(super) const COST: [Figure; 9] = [
         Figure::CpuWhole,
+        Figure::StartS,
         Figure::CpuWindow,
         Figure::CpuNaming,
         Figure::PssMib,
@@ -71,6 +75,7 @@ impl Figure {
     pub(super) fn head(self) -> &'static str {
         match self {
             Figure::CpuWhole => "CPU % whole",
+            Figure::StartS => "to start s",
             Figure::CpuWindow => "CPU % window",
             Figure::CpuNaming => "CPU % naming",
             Figure::PssMib => "PSS MiB",
@@ -91,7 +96,7 @@ impl Figure {
 
     fn digits(self) -> usize {
         match self {
-            Figure::CpuWhole | Figure::CpuWindow | Figure::CpuNaming => 2,
+            Figure::CpuWhole | Figure::StartS | Figure::CpuWindow | Figure::CpuNaming => 2,
             Figure::IterationsChange => 2,
             Figure::Samples | Figure::Lost | Figure::Iterations | Figure::SpawnUs => 0,
             _ => 1,

@@ -14,6 +14,9 @@ const WAYS: [[&str; 4]; 2] = [["churn", "price", "orders", "work"], ["churn", "c
 /// All of a function lies this close behind its beginning: they are a few instructions each.
 const FUNCTION_BYTES_MAX: u64 = 1_024;
 
+/// Where linkers put programs that cannot be moved, as those with known callers are.
+const PROGRAM_BEGINS: u64 = 0x40_0000;
+
 /// Code of the kernel lies in the upper half of the addresses.
 const KERNEL_BEGINS: u64 = 1 << 63;
 
@@ -29,6 +32,13 @@ pub(super) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
+    /// One in a file, by its distance from the beginning of that; some say the address itself.
+    pub(super) fn within(file: &str, address: u64, name: Option<&'a str>) -> Frame<'a> {
+        let is_known = file.rsplit('/').next().is_some_and(|file| file.starts_with("spin-"));
+        let begin = if is_known && address < PROGRAM_BEGINS { PROGRAM_BEGINS } else { 0 };
+        Frame::at(begin + address, name)
+    }
+
     /// One whose kind shows by its address.
     pub(super) fn at(address: u64, name: Option<&'a str>) -> Frame<'a> {
         Frame { name, address, is_kernel: address >= KERNEL_BEGINS }
@@ -171,6 +181,14 @@ mod tests {
         let address = |at: u64| Frame::at(0x40_0000 + at * 0x40 + 9, None);
         check(&[0, 1, 3, 5].map(address), Some(true));
         check(&[Frame::at(u64::MAX, None), address(0), named("price"), address(3), address(5)], Some(true));
+    }
+
+    #[test]
+    fn a_place_in_a_known_program_is_an_address() {
+        let at = |file, address| Frame::within(file, address, None).address;
+        assert_eq!(at("/x/spin-go", 0x9e958), 0x49_e958);
+        assert_eq!(at("/x/spin-go", 0x49_e958), 0x49_e958);
+        assert_eq!(at("/x/etcd", 0x9e958), 0x9e958);
     }
 
     #[test]

@@ -73,6 +73,7 @@ mod tests {
     use super::{cpu, reap};
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "what is tested waits for it")]
     fn a_child_is_reaped_with_the_time_of_its_own_children() {
         let script = "sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done'; exit 3";
         let child = Command::new("sh").args(["-c", script]).spawn().unwrap();

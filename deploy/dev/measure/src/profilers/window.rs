@@ -24,8 +24,8 @@ use crate::fsync::timed;
 /// An eBPF profiler loads its programs for some seconds on busy CPUs.
 const BEGIN_MAX: Duration = Duration::from_secs(60);
 
-/// A daemon that has just started looks for everybody once, and opens its connections.
-const DAEMON_SETTLES: Duration = Duration::from_secs(5);
+/// Who stays looks at everybody once when it starts, and knows nothing of whom it has not yet looked at.
+const SETTLES: Duration = Duration::from_secs(10);
 
 /// Between two looks at memory; nothing else is done meanwhile.
 const LOOK: Duration = Duration::from_millis(500);
@@ -51,7 +51,7 @@ struct Opening {
     wall_ns: u64,
     done: Vec<Done>,
     cpu: Duration,
-    counted: Option<(f64, f64)>,
+    lost: Option<f64>,
 }
 
 /// Runs the contender beside the scene for so many seconds.
@@ -65,10 +65,11 @@ pub(super) fn measure(
     wait_until(&format!("{} to begin", contender.name()), BEGIN_MAX, || {
         Ok(Some(running.has_begun()).filter(|begun| !matches!(begun, Ok(false))))
     })??;
-    if matches!(contender, Contender::Daemon | Contender::DaemonBlind) {
-        sleep(DAEMON_SETTLES);
-    }
     let mut figures = BTreeMap::new();
+    if contender.stays() {
+        sleep(SETTLES);
+        figures.insert(Figure::StartS, running.cpu()?.as_secs_f64());
+    }
     let length = Duration::from_secs(seconds);
     let opening = open(scene, &running)?;
     while opening.at.elapsed() < length {
@@ -79,10 +80,12 @@ pub(super) fn measure(
         }
     }
     let window_ns = close(scene, &running, &opening, &mut figures)?;
-    let counted = running.counted()?.zip(opening.counted);
+    if let Some((after, before)) = running.lost()?.zip(opening.lost) {
+        figures.insert(Figure::Lost, after - before);
+    }
     let whole = running.end()?;
     memory(&running, &mut figures);
-    if let Some(whole) = whole {
+    if !contender.stays() && !running.watched.is_empty() {
         figures.insert(Figure::CpuWhole, percent(whole.as_secs_f64(), seconds as f64));
     }
     if let Some(naming) = running.name()? {
@@ -92,19 +95,15 @@ pub(super) fn measure(
     if let Some(heard) = &heard {
         knowledge(heard, &mut figures);
     }
-    if let Some((after, before)) = counted {
-        figures.insert(Figure::Samples, after.0 - before.0);
-        figures.insert(Figure::Lost, after.1 - before.1);
-    }
     Ok(Window { round, contender, figures, heard })
 }
 
 fn open(scene: &Scene<'_>, running: &Running) -> Result<Opening> {
-    let (done, cpu, counted) = (scene.done()?, running.cpu()?, running.counted()?);
+    let (done, cpu, lost) = (scene.done()?, running.cpu()?, running.lost()?);
     if let Some(stage) = scene.stage {
         stage.workload.take_puts();
     }
-    Ok(Opening { at: Instant::now(), wall_ns: wall_ns(), done, cpu, counted })
+    Ok(Opening { at: Instant::now(), wall_ns: wall_ns(), done, cpu, lost })
 }
 
 /// Gives the window by the wall clock.
@@ -168,19 +167,18 @@ impl Running {
         self.watched.iter().map(Watched::cpu).sum()
     }
 
-    /// Samples taken and lost, as the daemon counts them.
-    fn counted(&self) -> Result<Option<(f64, f64)>> {
+    /// Samples that the daemon says it has lost so far.
+    fn lost(&self) -> Result<Option<f64>> {
         match self.watched.first().map(Watched::child) {
             Some(Child::Daemon(daemon)) if self.contender == Contender::Daemon => {
-                let samples = daemon.metric("agent_profiler_samples_total", "")?;
-                Ok(Some((samples, daemon.metric("agent_profiler_lost_samples_total", "")?)))
+                daemon.metric("agent_profiler_lost_samples_total", "").map(Some)
             }
             _ => Ok(None),
         }
     }
 
-    /// Ends it; gives all CPU time from its start to its end, where its start and end are part of what it is for.
-    fn end(&mut self) -> Result<Option<Duration>> {
+    /// Ends it; gives all CPU time from its start to its end.
+    fn end(&mut self) -> Result<Duration> {
         let signal = match self.contender {
             Contender::Capture => None,
             Contender::Daemon | Contender::DaemonBlind => Some(Signal::Term),
@@ -189,17 +187,13 @@ impl Running {
         if self.contender == Contender::Ebpf {
             sleep(SENDS_WITHIN);
         }
-        let mut whole = Duration::ZERO;
         for watched in &mut self.watched {
             if let Some(signal) = signal {
                 watched.signal(signal)?;
             }
         }
-        for watched in &mut self.watched {
-            whole += watched.wait()?.cpu;
-        }
-        let is_told = !matches!(self.contender, Contender::Daemon | Contender::DaemonBlind);
-        Ok((is_told && !self.watched.is_empty()).then_some(whole))
+        let ended = self.watched.iter_mut().map(Watched::wait);
+        ended.map(|ended| Ok(ended?.cpu)).sum()
     }
 
     /// What names afterwards, with its CPU time: perf's stacks are addresses until `perf script`.

@@ -45,9 +45,10 @@ fn judge(text: &str, known: &[Known]) -> Heard {
 /// `ADDRESS NAME (FILE)`; a name may hold blanks and brackets, so the file is what begins with the last ` (`.
 fn frame(line: &str) -> Option<Frame<'_>> {
     let (address, rest) = line.trim().split_once(' ')?;
-    let (name, _) = rest.rsplit_once(" (")?;
+    let (name, file) = rest.rsplit_once(" (")?;
     let address = u64::from_str_radix(address, 16).ok()?;
-    Some(Frame::at(address, Some(name).filter(|name| *name != NAMELESS)))
+    let name = Some(name).filter(|name| *name != NAMELESS);
+    Some(Frame::within(file.trim_end_matches(')'), address, name))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! samply's profile, a JSON of tables by thread, with the names that it writes beside it when asked to.
 //!
-//! Addresses are relative to their library; a program with known callers begins where the linker puts all programs that
-//! cannot be moved.
+//! Addresses are relative to their library.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,9 +10,6 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::profilers::stacks::{Frame, Heard, Known};
-
-/// Where linkers put programs that cannot be moved.
-const PROGRAM_BEGINS: u64 = 0x40_0000;
 
 /// Of the deepest stack: the kernel gives 127 frames, unwinding may give more.
 const DEPTH_MAX: usize = 1_024;
@@ -154,10 +150,9 @@ impl Thread {
         let lib = usize::try_from(*resource).ok().and_then(|at| *self.resource_table.lib.get(at)?);
         let lib = lib.and_then(|at| libs.get(at)).map(|lib| lib.debug_name.as_str());
         let (address, Some(lib)) = (address?, lib) else { return None };
-        let begin = if lib.starts_with("spin-") { PROGRAM_BEGINS } else { 0 };
         let name = names.get(&(lib, address)).copied();
         let is_kernel = lib.starts_with("[kernel") || lib.starts_with("vmlinux");
-        Some(Frame { name, address: begin + address, is_kernel })
+        Some(Frame { is_kernel, ..Frame::within(lib, address, name) })
     }
 }
 
