@@ -62,7 +62,7 @@ struct Compared {
     load: Load,
     /// Over all rounds.
     figures: BTreeMap<Contender, Spreads>,
-    /// Who could not take part, and why.
+    /// Who could not take part, or failed in a round, and why.
     missing: BTreeMap<Contender, String>,
     /// Each window, in the order in which they were measured.
     windows: Vec<Window>,
@@ -131,12 +131,13 @@ fn compare(
     let scene = Scene::begin(load, &dir, stage).with_context(|| load.told())?;
     println!("profilers: {}", load.told());
     let began = Instant::now();
-    let mut missing: BTreeMap<Contender, String> = BTreeMap::new();
-    missing.extend(Contender::RUN.into_iter().filter_map(|who| Some((who, who.missing(load)?))));
+    let mut missing: BTreeMap<Contender, String> =
+        Contender::RUN.into_iter().filter_map(|who| Some((who, who.missing(load)?))).collect();
+    let absent: Vec<Contender> = missing.keys().copied().collect();
     let mut windows = Vec::new();
     for round in 0..rounds {
         for who in turn(round) {
-            if missing.contains_key(&who) {
+            if absent.contains(&who) {
                 continue;
             }
             let place = dir.join(format!("{round}-{who:?}").to_lowercase());
@@ -147,8 +148,8 @@ fn compare(
                     windows.push(window);
                 }
                 Err(error) if who.is_foreign() => {
-                    println!("{minutes:6.1} min  {} is out: {error:#}", who.name());
-                    missing.insert(who, format!("{error:#}"));
+                    println!("{minutes:6.1} min  round {}: {} fails: {error:#}", round + 1, who.name());
+                    missing.insert(who, format!("it failed in round {}: {error:#}", round + 1));
                 }
                 Err(error) => return Err(error.context(format!("{}, round {}", who.name(), round + 1))),
             }
@@ -216,8 +217,8 @@ fn spreads(windows: &[Window], who: Contender) -> Spreads {
 
 impl Compared {
     fn told(&self) -> String {
-        let is_there = |who: &Contender| *who != Contender::Nothing && !self.missing.contains_key(who);
-        let row = |who: Contender| Some((who.name(), self.figures.get(&who)?));
+        let is_there = |who: &Contender| *who != Contender::Nothing;
+        let row = |who: Contender| Some((who.name(), self.figures.get(&who).filter(|all| !all.is_empty())?));
         let rows: Vec<_> = ROWS.into_iter().filter(is_there).filter_map(row).collect();
         let mut text = format!("\n  {}\n", self.load.told());
         for figures in [&Figure::COST[..], &Figure::KNOWLEDGE[..]] {
@@ -230,7 +231,7 @@ impl Compared {
             }
         }
         for (who, why) in &self.missing {
-            text += &format!("  without {}: {why}\n", who.name());
+            text += &format!("  missing, {}: {why}\n", who.name());
         }
         text
     }

@@ -1,5 +1,7 @@
 // A program whose callers are known, as spin.c beside it, but Go's and stripped as etcd is: it has frame pointers, and no
 // symbols but those that Go needs itself.
+//
+// What computes calls nobody, so that Go gives it no frame: who only follows frame pointers skips its caller.
 package main
 
 import (

@@ -182,7 +182,8 @@ impl Running {
 
     fn perf(&mut self) -> Result<()> {
         let mut command = tool("perf");
-        command.args(["record", "-a", "-g", "-F", HZ, "-o", "perf.data"]);
+        // Without -B, perf 6.1 dies of the first file whose build id is longer than 20 bytes, and names no better.
+        command.args(["record", "-a", "-g", "-B", "-F", HZ, "-o", "perf.data"]);
         self.spawn("perf", command)
     }
 
