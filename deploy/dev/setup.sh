@@ -213,7 +213,8 @@ linux_perf() {
         apt_unpack linux-perf '' "$dir" ||
             die 'no perf on this host, and no package linux-perf in its archive' 'cure: install perf and put it on PATH'
         for package in $(apt-cache depends linux-perf 2>/dev/null | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p'); do
-            apt_unpack "$package" '' "$dir" || say "perf: without $package"
+            # The C library must be the one that the host's loader belongs to.
+            [ "$package" = libc6 ] || apt_unpack "$package" '' "$dir" || say "perf: without $package"
         done
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' \
             "$(find "$dir/usr/lib" "$dir/lib" -maxdepth 1 -type d 2>/dev/null | tr '\n' ':')" "$dir/usr/bin/perf" >"$program"

@@ -3,7 +3,7 @@
 //!
 //! Everything is read from outside (`/proc`, etcd's own histograms, the agent's page); no figure is printed that was not
 //! measured in this run. `MEASURE="cost fsync quiet"` chooses parts, and `MINUTES=` shortens the half hour and the rest with
-//! it; `profilers` is measured only when it is named.
+//! it; `profilers` is measured only when it is named, under the loads in `LOADS="idle storm busy"`.
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,
@@ -49,7 +49,7 @@ fn main() -> Result<ExitCode> {
         report.fsync = Some(fsync::run(&stage, &plan)?);
     }
     if let Some(profilers) = &mut profilers {
-        profilers.with_etcd(&stage)?;
+        profilers.with_etcd(&stage, &plan)?;
     }
     report.profilers = profilers;
     let file = stage.dir.join("report.json");

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::profilers::Load;
+
 /// The quiet half hour.
 const MINUTES: f64 = 30.0;
 
@@ -50,14 +52,17 @@ pub(crate) struct Plan {
     pub(crate) quiet: bool,
     /// Other profilers, each in its turn.
     pub(crate) profilers: bool,
+    /// Under what.
+    pub(crate) loads: Vec<Load>,
     /// Length of the quiet part.
     pub(crate) length: Duration,
 }
 
 impl Plan {
-    /// Reads `MEASURE` and `MINUTES`.
+    /// Reads `MEASURE`, `MINUTES` and `LOADS`.
     pub(crate) fn from_environment() -> Result<Plan> {
-        Plan::parse(&env::var("MEASURE").unwrap_or_default(), &env::var("MINUTES").unwrap_or_default())
+        let set = |name: &str| env::var(name).unwrap_or_default();
+        Ok(Plan { loads: Load::chosen(&set("LOADS"))?, ..Plan::parse(&set("MEASURE"), &set("MINUTES"))? })
     }
 
     fn parse(parts: &str, minutes: &str) -> Result<Plan> {
@@ -67,7 +72,8 @@ impl Plan {
         };
         ensure!(minutes > 0.0 && minutes <= MINUTES_MAX, "MINUTES must lie between 0 and {MINUTES_MAX}");
         let length = Duration::from_secs_f64(minutes * 60.0);
-        let mut plan = Plan { cost: false, fsync: false, quiet: false, profilers: false, length };
+        let loads = Load::chosen("")?;
+        let mut plan = Plan { cost: false, fsync: false, quiet: false, profilers: false, loads, length };
         let parts = if parts.trim().is_empty() { "cost fsync quiet" } else { parts };
         for part in parts.split([' ', ',']).filter(|part| !part.is_empty()) {
             match part {

@@ -13,6 +13,8 @@ mod sys;
 mod watch;
 mod window;
 
+pub(crate) use scene::Load;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -25,7 +27,7 @@ use crate::plan::Plan;
 use crate::stage::Stage;
 use contender::Contender;
 use figure::{Figure, Spread, Spreads, Table};
-use scene::{Load, Scene};
+use scene::Scene;
 use window::Window;
 
 /// Of one core, everything named and encoded: what a capture of the whole node at 99 Hz may take.
@@ -75,16 +77,18 @@ impl Profilers {
         let versions = Contender::RUN.into_iter().filter_map(named).collect();
         let (rounds, seconds) = (plan.rounds(), plan.window_s());
         let mut profilers = Profilers { seconds, rounds, versions, compared: Vec::new() };
-        for load in [Load::Idle, Load::Storm] {
+        for load in plan.loads.iter().copied().filter(|load| *load != Load::Busy) {
             profilers.compared.push(compare(load, dir, None, (rounds, seconds))?);
         }
         Ok(profilers)
     }
 
     /// And the busy node.
-    pub(crate) fn with_etcd(&mut self, stage: &Stage) -> Result<()> {
-        let turns = (self.rounds, self.seconds);
-        self.compared.push(compare(Load::Busy, &stage.dir, Some(stage), turns)?);
+    pub(crate) fn with_etcd(&mut self, stage: &Stage, plan: &Plan) -> Result<()> {
+        if plan.loads.contains(&Load::Busy) {
+            let turns = (self.rounds, self.seconds);
+            self.compared.push(compare(Load::Busy, &stage.dir, Some(stage), turns)?);
+        }
         Ok(())
     }
 

@@ -34,6 +34,18 @@ pub(crate) enum Load {
 }
 
 impl Load {
+    /// Those that `words` names; all where it names none.
+    pub(crate) fn chosen(words: &str) -> Result<Vec<Load>> {
+        let all = [Load::Idle, Load::Storm, Load::Busy];
+        let named = |word: &str| {
+            let found = all.into_iter().find(|load| format!("{load:?}").to_lowercase() == word);
+            found.with_context(|| format!("LOADS names {word:?}; there are idle, storm and busy"))
+        };
+        let words = words.split([' ', ',']).filter(|word| !word.is_empty());
+        let chosen: Vec<Load> = words.map(named).collect::<Result<_>>()?;
+        Ok(if chosen.is_empty() { all.to_vec() } else { chosen })
+    }
+
     /// For people.
     pub(crate) fn told(self) -> String {
         match self {
@@ -151,7 +163,14 @@ pub(super) fn each_us(before: Done, after: Done) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Done, each_us, last, rate};
+    use super::{Done, Load, each_us, last, rate};
+
+    #[test]
+    fn loads_are_chosen_by_their_names() {
+        assert_eq!(Load::chosen("busy, idle").unwrap(), [Load::Busy, Load::Idle]);
+        assert_eq!(Load::chosen(" ").unwrap().len(), 3);
+        Load::chosen("bussy").unwrap_err();
+    }
 
     #[test]
     fn the_last_whole_line_counts() {

@@ -108,8 +108,8 @@ fn names(beside: &Beside) -> Names<'_> {
         for (address, at) in &library.known_addresses {
             let symbol =
                 library.symbol_table.get(*at).and_then(|symbol| beside.string_table.get(symbol.symbol));
-            // Of a function without a symbol it makes up a name of its address.
-            if let Some(name) = symbol.filter(|name| !name.starts_with("fun_")) {
+            // Of code without a symbol it makes up a name.
+            if let Some(name) = symbol.filter(|name| !name.starts_with("fun_") && *name != "EntryPoint") {
                 names.insert((&library.debug_name, *address), name);
             }
         }
