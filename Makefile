@@ -32,8 +32,8 @@ demo: ## watch a real etcd get slow and be rolled back; ETCD_VERSION=3.4, 3.5, 3
 	cargo build --release --locked -p agent -p demo
 	@ETCD_VERSION="$$(cat .tools/etcd/demo)" $(TARGET)/release/demo
 
-measure: ## cost of the agent, etcd's fsync with and without it, a half hour that must stay quiet; MEASURE="cost fsync quiet" MINUTES=30
-	@$(SETUP) toolchain protoc etcd-demo
+measure: ## cost of the agent, etcd's fsync with and without it, a half hour that must stay quiet; MEASURE="cost fsync quiet" MINUTES=30; "profilers" beside others
+	@$(SETUP) toolchain protoc etcd-demo $(findstring profilers,$(MEASURE))
 	cargo build --release --locked -p agent -p measure
 	@ETCD_VERSION="$$(cat .tools/etcd/demo)" $(TARGET)/release/measure
 

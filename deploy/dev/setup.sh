@@ -12,6 +12,12 @@
 #   deny           .tools/bin/cargo-deny
 #   all            all of the above
 #   fuzz           .tools/bin/cargo-fuzz, and a look for a nightly toolchain; only `make fuzz` wants them
+#   profilers      for `make measure MEASURE=profilers` alone: spinners, and as many of the next three as can be had; why
+#                  one cannot is left in .tools/missing for the report
+#   spinners       .tools/bin/spin-go and spin-native: programs whose callers are known
+#   perf           .tools/bin/perf: the host's own, else of its package archive
+#   samply         .tools/bin/samply
+#   ebpf-profiler  .tools/bin/ebpf-profiler: the one of OpenTelemetry
 #
 # A piece that is there already costs one comparison with its stamp: a digest of what it was made from.
 # Every download is held against something in this repository (Cargo.lock, go.sum, a hash) or an archive's signature.
@@ -22,6 +28,7 @@ readonly ROOT=$PWD
 readonly TOOLS=$ROOT/.tools
 readonly DENY_VERSION=0.20.2
 readonly FUZZ_VERSION=0.13.2
+readonly SAMPLY_VERSION=0.13.1
 # etcd 3.7 says so in its go.mod; one Go serves all.
 readonly GO_MINOR_MIN=26
 readonly ETCD_VERSIONS=(3.4 3.5 3.5.16 3.6 3.7)
@@ -51,6 +58,11 @@ main() {
         collector) collector ;;
         deny) deny ;;
         fuzz) fuzz ;;
+        profilers) profilers ;;
+        spinners) spinners ;;
+        perf) linux_perf ;;
+        samply) samply ;;
+        ebpf-profiler) ebpf_profiler ;;
         all) all ;;
         *) die "no such piece: $1" ;;
         esac
@@ -163,12 +175,98 @@ fuzz() {
     cargo_install fuzz cargo-fuzz "$FUZZ_VERSION" 'a minute'
 }
 
-# cargo_install NAME CRATE VERSION HOW_LONG: verified by the crate's own lock file.
-# Such tools run for seconds: a quick build is worth more than a quick program.
+# ------------------------------------------------------------------------------------------------ profilers, to compare
+
+# Each on its own: one that cannot be had here is missing from a table, and nothing else.
+profilers() {
+    local piece failed=$TOOLS/build/missing
+    spinners
+    mkdir -p "$TOOLS/missing" "$TOOLS/build"
+    for piece in perf samply ebpf-profiler; do
+        if "$ROOT/deploy/dev/setup.sh" "$piece" 2>"$failed"; then
+            rm -f "$TOOLS/missing/$piece"
+        else
+            cat "$failed" >&2
+            say "$piece cannot be had here: the others are compared without it"
+            rm -f "$TOOLS/bin/$piece"
+            sed -n 's/^setup: //p' "$failed" | tail -n 1 >"$TOOLS/missing/$piece"
+        fi
+    done
+    rm -f "$failed"
+}
+
+spinners() {
+    local source=deploy/dev/measure/spin/native/spin.c program=$TOOLS/bin/spin-native
+    go_build spin-go deploy/dev/measure/spin/go . "$TOOLS/bin/spin-go"
+    # Where it lies is where it says that it lies, whoever looks; and nobody gets its callers by following frame pointers.
+    local flags=(-std=gnu11 -O2 -Wall -Wextra -Werror -fomit-frame-pointer -fno-optimize-sibling-calls -fno-pie -no-pie)
+    made spin-native "$program" "$source" "text:${flags[*]}" && return
+    "${CC:-cc}" "${flags[@]}" -o "$program.new" "$source" || die 'spin-native could not be built'
+    mv "$program.new" "$program"
+    stamp spin-native "$source" "text:${flags[*]}"
+}
+
+linux_perf() {
+    local program=$TOOLS/bin/perf dir=$TOOLS/perf host package
+    made perf "$program" text:perf && "$program" version >/dev/null 2>&1 && return
+    rm -rf "$program" "$dir"
+    if host=$(type -P perf) && "$host" version >/dev/null 2>&1; then
+        say "perf: the host's own ($host)"
+        ln -s "$host" "$program"
+    else
+        say 'perf: from the package archive of this host, unpacked with the libraries that it asks for'
+        apt_unpack linux-perf '' "$dir" ||
+            die 'no perf on this host, and no package linux-perf in its archive' 'cure: install perf and put it on PATH'
+        for package in $(apt-cache depends linux-perf 2>/dev/null | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p'); do
+            # The C library must be the one that the host's loader belongs to.
+            [ "$package" = libc6 ] || apt_unpack "$package" '' "$dir" || say "perf: without $package"
+        done
+        printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' \
+            "$(find "$dir/usr/lib" "$dir/lib" -maxdepth 1 -type d 2>/dev/null | tr '\n' ':')" "$dir/usr/bin/perf" >"$program"
+        chmod 0755 "$program"
+        "$program" version >/dev/null || die 'the perf of the package archive does not run on this host'
+    fi
+    stamp perf text:perf
+}
+
+samply() {
+    made samply "$TOOLS/bin/samply" "text:$SAMPLY_VERSION" && return
+    # What it takes at work is what is asked: this one is built to be quick.
+    cargo_install samply samply "$SAMPLY_VERSION" 'some minutes' 3
+}
+
+# As released, but for the one function that insists on raising a limit: kernels since 5.11 charge BPF's memory to the
+# cgroup, and a root without CAP_SYS_RESOURCE may not raise it. So it is built from a copy, once go.sum has verified it.
+ebpf_profiler() {
+    local module=deploy/dev/ebpf-profiler package=go.opentelemetry.io/ebpf-profiler program=$TOOLS/bin/ebpf-profiler
+    local from=("$module/go.mod" "$module/go.sum" "$module/rlimit.go") copy=$TOOLS/build/ebpf-profiler dir
+    local reach='Go must be able to reach its module proxy and checksum database, or mirrors of them (GOPROXY, GOSUMDB)'
+    made ebpf-profiler "$program" "${from[@]}" && return
+    find_go
+    say "ebpf-profiler: from Go modules with $("$GO" version | cut -d' ' -f3) ($GO), two minutes"
+    export GOTOOLCHAIN=local GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0
+    dir=$(cd "$module" && "$GO" mod download -json "$package" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') && [ -n "$dir" ] ||
+        die "$package could not be fetched" "$reach"
+    rm -rf "$copy"
+    mkdir -p "$copy"
+    cp -r "$dir" "$copy/source"
+    chmod -R u+w "$copy"
+    cp "$module/rlimit.go" "$copy/source/rlimit/rlimit.go"
+    cp "$module/go.mod" "$module/go.sum" "$copy"
+    "$GO" mod edit -replace "$package=$copy/source" "$copy/go.mod"
+    (cd "$module" && nice "$GO" build -p 2 -trimpath -ldflags='-s -w' -modfile "$copy/go.mod" -o "$program.new" "$package") \
+        2> >(grep -v '^go: downloading' >&2) || die 'the OpenTelemetry eBPF profiler could not be built' "$reach"
+    mv "$program.new" "$program"
+    rm -rf "$copy"
+    stamp ebpf-profiler "${from[@]}"
+}
+
+# cargo_install NAME CRATE VERSION HOW_LONG [OPT_LEVEL]: verified by the crate's own lock file.
+# Such tools run for seconds: a quick build is worth more than a quick program, unless somebody says otherwise.
 cargo_install() {
-    local name=$1 crate=$2 version=$3
+    local name=$1 crate=$2 version=$3 level=${5:-1}
     say "$crate $version: from its registry with its own lock file, $4"
-    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=$level \
         nice cargo install --quiet --locked --version "=$version" --root "$TOOLS" --target-dir "$TOOLS/build/$name" --force "$crate" ||
         die "$crate could not be built" 'cargo must be able to reach its registry or a mirror of it'
     rm -rf "$TOOLS/build/$name"

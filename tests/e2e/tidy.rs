@@ -17,7 +17,7 @@ const LOCAL_DEPENDENCIES: [(&str, &[&str]); 10] = [
     ("tests", &["model", "processors", "collectors", "profile", "exporters"]),
     ("deploy/dev/demo", &["model", "harness"]),
     ("deploy/dev/diffset", &["model", "processors", "profile", "harness"]),
-    ("deploy/dev/measure", &["model", "harness"]),
+    ("deploy/dev/measure", &["model", "profile", "harness"]),
 ];
 
 /// Folders that hold no source of ours.

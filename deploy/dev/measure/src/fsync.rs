@@ -202,7 +202,7 @@ fn conclude(blocks: &[Block]) -> Option<Fsync> {
 }
 
 /// Nearest rank; `None` of nothing.
-fn timed(latencies_ns: &[u64]) -> Option<Timed> {
+pub(crate) fn timed(latencies_ns: &[u64]) -> Option<Timed> {
     let mut sorted = latencies_ns.to_vec();
     sorted.sort_unstable();
     let n = sorted.len();

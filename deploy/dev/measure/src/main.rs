@@ -1,7 +1,9 @@
-//! Measures the agent on a real cluster: what it costs, what etcd feels of it, and whether half an hour of ordinary work stays quiet.
+//! Measures the agent on a real cluster: what it costs, what etcd feels of it, whether half an hour of ordinary work stays
+//! quiet, and what its sampling costs beside other profilers.
 //!
 //! Everything is read from outside (`/proc`, etcd's own histograms, the agent's page); no figure is printed that was not
-//! measured in this run. `MEASURE="cost fsync quiet"` chooses parts, `MINUTES=` shortens the half hour and the rest with it.
+//! measured in this run. `MEASURE="cost fsync quiet"` chooses parts, and `MINUTES=` shortens the half hour and the rest with
+//! it; `profilers` is measured only when it is named, under the loads in `LOADS="idle storm busy"`.
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,
@@ -13,6 +15,7 @@ mod fsync;
 mod maintenance;
 mod page;
 mod plan;
+mod profilers;
 mod quiet;
 mod receiver;
 mod report;
@@ -27,6 +30,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::plan::Plan;
+use crate::profilers::Profilers;
 use crate::report::Report;
 use crate::stage::Stage;
 
@@ -34,7 +38,9 @@ use crate::stage::Stage;
 fn main() -> Result<ExitCode> {
     let plan = Plan::from_environment()?;
     println!("{plan}");
-    let stage = Stage::build()?;
+    let dir = stage::prepare()?;
+    let mut profilers = plan.profilers.then(|| Profilers::before_etcd(&dir, &plan)).transpose()?;
+    let stage = Stage::build(dir)?;
     let mut report = Report::begin(&stage, &plan)?;
     if plan.is_soaked() {
         (report.cost, report.quiet) = soak::run(&stage, &plan)?;
@@ -42,6 +48,10 @@ fn main() -> Result<ExitCode> {
     if plan.fsync {
         report.fsync = Some(fsync::run(&stage, &plan)?);
     }
+    if let Some(profilers) = &mut profilers {
+        profilers.with_etcd(&stage, &plan)?;
+    }
+    report.profilers = profilers;
     let file = stage.dir.join("report.json");
     fs::write(&file, serde_json::to_string_pretty(&report)?).context("write the report")?;
     println!("\n{}", report.table());

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::profilers::Load;
+
 /// The quiet half hour.
 const MINUTES: f64 = 30.0;
 
@@ -24,6 +26,18 @@ const BLOCKS: [bool; 10] = [false, true, true, false, false, true, true, false, 
 /// After a start the agent takes a baseline of each member, five seconds each; after a stop its connections close.
 const SETTLE: Duration = Duration::from_secs(20);
 
+/// A window of each profiler, as a share of the half hour: 25 seconds. There are 84 of them.
+const WINDOW_SHARE: f64 = 1.0 / 72.0;
+
+/// Shorter than that, a profiler has hardly begun.
+const WINDOW_MIN: Duration = Duration::from_secs(3);
+
+/// Forwards and backwards, twice.
+const ROUNDS: usize = 4;
+
+/// In windows shorter than that nothing is measured but that the measuring works: two rounds show it.
+const WINDOW_SERIOUS_S: u64 = 10;
+
 /// Shorter ones have too few fsyncs to tell anything.
 const BLOCK_MIN: Duration = Duration::from_secs(3);
 
@@ -36,14 +50,19 @@ pub(crate) struct Plan {
     pub(crate) fsync: bool,
     /// Maintenance that must not alarm anybody.
     pub(crate) quiet: bool,
+    /// Other profilers, each in its turn.
+    pub(crate) profilers: bool,
+    /// Under what.
+    pub(crate) loads: Vec<Load>,
     /// Length of the quiet part.
     pub(crate) length: Duration,
 }
 
 impl Plan {
-    /// Reads `MEASURE` and `MINUTES`.
+    /// Reads `MEASURE`, `MINUTES` and `LOADS`.
     pub(crate) fn from_environment() -> Result<Plan> {
-        Plan::parse(&env::var("MEASURE").unwrap_or_default(), &env::var("MINUTES").unwrap_or_default())
+        let set = |name: &str| env::var(name).unwrap_or_default();
+        Ok(Plan { loads: Load::chosen(&set("LOADS"))?, ..Plan::parse(&set("MEASURE"), &set("MINUTES"))? })
     }
 
     fn parse(parts: &str, minutes: &str) -> Result<Plan> {
@@ -52,15 +71,17 @@ impl Plan {
             given => given.parse().with_context(|| format!("MINUTES is {given:?}, not a number"))?,
         };
         ensure!(minutes > 0.0 && minutes <= MINUTES_MAX, "MINUTES must lie between 0 and {MINUTES_MAX}");
-        let mut plan =
-            Plan { cost: false, fsync: false, quiet: false, length: Duration::from_secs_f64(minutes * 60.0) };
+        let length = Duration::from_secs_f64(minutes * 60.0);
+        let loads = Load::chosen("")?;
+        let mut plan = Plan { cost: false, fsync: false, quiet: false, profilers: false, loads, length };
         let parts = if parts.trim().is_empty() { "cost fsync quiet" } else { parts };
         for part in parts.split([' ', ',']).filter(|part| !part.is_empty()) {
             match part {
                 "cost" => plan.cost = true,
                 "fsync" => plan.fsync = true,
                 "quiet" => plan.quiet = true,
-                _ => bail!("MEASURE names {part:?}; there are cost, fsync and quiet"),
+                "profilers" => plan.profilers = true,
+                _ => bail!("MEASURE names {part:?}; there are cost, fsync, quiet and profilers"),
             }
         }
         Ok(plan)
@@ -91,6 +112,16 @@ impl Plan {
         self.length.mul_f64(BLOCK_SHARE).max(BLOCK_MIN)
     }
 
+    /// Length of a profiler's window, whole seconds: so the agent takes it.
+    pub(crate) fn window_s(&self) -> u64 {
+        self.length.mul_f64(WINDOW_SHARE).max(WINDOW_MIN).as_secs_f64().round() as u64
+    }
+
+    /// How many windows each profiler has under each load; an even number, as every other round runs backwards.
+    pub(crate) fn rounds(&self) -> usize {
+        if self.window_s() < WINDOW_SERIOUS_S { 2 } else { ROUNDS }
+    }
+
     /// Between a start or stop of the agent and the block that follows.
     pub(crate) fn settle(&self) -> Duration {
         self.block().min(SETTLE)
@@ -114,6 +145,9 @@ impl fmt::Display for Plan {
             let (count, block) = (self.blocks().len(), self.block().as_secs_f64());
             writeln!(f, "then {count} blocks of {block:.0} s, half of them with the agent")?;
         }
+        if self.profilers {
+            writeln!(f, "profilers in turns, each {} times for {} s", self.rounds(), self.window_s())?;
+        }
         Ok(())
     }
 }
@@ -131,6 +165,7 @@ mod tests {
         assert_eq!(plan.length, Duration::from_secs(1_800));
         assert_eq!(plan.cost_window(), Duration::from_secs(600));
         assert_eq!(plan.block(), Duration::from_secs(60));
+        assert!(!plan.profilers, "they must be brought first");
     }
 
     #[test]
@@ -138,6 +173,12 @@ mod tests {
         let plan = Plan::parse("quiet, cost", "3").unwrap();
         assert!(plan.cost && plan.quiet && !plan.fsync);
         assert_eq!(plan.soak(), Duration::from_secs(180));
+        let plan = Plan::parse("profilers", "").unwrap();
+        assert!(
+            plan.profilers && !plan.is_soaked() && !plan.fsync && plan.window_s() == 25 && plan.rounds() == 4
+        );
+        let plan = Plan::parse("profilers", "2").unwrap();
+        assert_eq!((plan.window_s(), plan.rounds()), (3, 2));
         assert_eq!(Plan::parse("cost", "3").unwrap().soak(), Duration::from_secs(60));
         for (parts, minutes) in [("coast", "3"), ("", "ten"), ("", "0"), ("", "-1"), ("", "NaN"), ("", "1e9")]
         {

@@ -7,6 +7,7 @@ use crate::cost::Cost;
 use crate::fsync::{Fsync, Side, Timed};
 use crate::page::Quantile;
 use crate::plan::Plan;
+use crate::profilers::Profilers;
 use crate::quiet::Quiet;
 use crate::stage::{CPUS, Stage};
 
@@ -27,6 +28,8 @@ pub(crate) struct Report {
     pub(crate) fsync: Option<Fsync>,
     /// What it said while nothing was wrong.
     pub(crate) quiet: Option<Quiet>,
+    /// Its sampling beside other profilers.
+    pub(crate) profilers: Option<Profilers>,
 }
 
 type Row = (String, String);
@@ -42,6 +45,7 @@ impl Report {
             cost: None,
             fsync: None,
             quiet: None,
+            profilers: None,
         })
     }
 
@@ -57,7 +61,8 @@ impl Report {
         rows.extend(self.cost.as_ref().map(of_cost).unwrap_or_default());
         rows.extend(self.fsync.as_ref().map(of_fsync).unwrap_or_default());
         rows.extend(self.quiet.as_ref().map(of_quiet).unwrap_or_default());
-        rows.iter().map(|(what, value)| format!("  {what:<44} {value}\n")).collect()
+        let rows = rows.iter().map(|(what, value)| format!("  {what:<44} {value}\n"));
+        rows.chain(self.profilers.as_ref().map(Profilers::told)).collect()
     }
 }
 

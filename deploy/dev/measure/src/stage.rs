@@ -22,7 +22,7 @@ use crate::workload::Workload;
 pub(crate) const DIR: &str = "target/measure";
 
 /// The configuration that is shipped; every key in it has its default.
-const SHIPPED: &str = "deploy/agent.yaml";
+pub(crate) const SHIPPED: &str = "deploy/agent.yaml";
 
 /// The agent, etcd and the workload share them, as on a small control plane.
 pub(crate) const CPUS: usize = 2;
@@ -47,11 +47,9 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Builds it all but the agent.
-    pub(crate) fn build() -> Result<Stage> {
-        confine(CPUS)?;
+    /// Builds it all but the agent, in what [`prepare`] gave.
+    pub(crate) fn build(dir: PathBuf) -> Result<Stage> {
         let begun = Instant::now();
-        let dir = fresh()?;
         let version: Version = std::env::var("ETCD_VERSION").unwrap_or_else(|_| "3.5".to_owned()).parse()?;
         let options = Options { pprof: true, dir: Some(dir.join("etcd")), ..Options::default() };
         let cluster = Arc::new(Cluster::start(version, 3, &options).context("start etcd")?);
@@ -97,6 +95,12 @@ impl Stage {
         let server = version.get("etcdserver").and_then(serde_json::Value::as_str);
         Ok(server.unwrap_or_default().to_owned())
     }
+}
+
+/// An empty [`DIR`], and from now on no more than [`CPUS`].
+pub(crate) fn prepare() -> Result<PathBuf> {
+    confine(CPUS)?;
+    fresh()
 }
 
 /// The agent's board.

@@ -1,0 +1,3 @@
+module backburn/spin
+
+go 1.26.0
