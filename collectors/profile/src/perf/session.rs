@@ -26,7 +26,10 @@ use self::shared::Shared;
 
 mod reader;
 mod shared;
+mod sink;
 mod waits;
+
+pub use sink::{KernelCode, Sink};
 
 /// Between two drains, unless a ring fills up before: four a second cost nothing, and a sample is at most so old.
 const ROUND_MS: u32 = 250;
@@ -115,32 +118,6 @@ pub enum WaitKind {
     Uninterruptible,
 }
 
-/// Code of the kernel's own that comes and goes while it runs: BPF programs, trampolines.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelCode {
-    /// Where it begins.
-    pub address: u64,
-    /// How long it is.
-    pub bytes: u32,
-    /// Its name; `None` where it went.
-    pub name: Option<Box<[u8]>>,
-}
-
-/// Takes samples, one after the other in order of time.
-pub trait Sink: Send + 'static {
-    /// Everything in it is gone when this returns.
-    fn sample(&mut self, seen: &Seen<'_>);
-
-    /// The kernel made code or let go of some; nobody needs to care.
-    fn kernel_code(&mut self, _code: KernelCode) {}
-}
-
-impl<F: FnMut(&Seen<'_>) + Send + 'static> Sink for F {
-    fn sample(&mut self, seen: &Seen<'_>) {
-        self(seen);
-    }
-}
-
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -200,6 +177,7 @@ impl<S: Sink> Session<S> {
             merge: Merge::default(),
             cpus_refused: 0,
             looked_ns: 0,
+            lost: None,
             swept: (0, 0),
             events,
             reader,
@@ -292,6 +270,8 @@ struct Worker<S> {
     began_ns: u64,
     cpus_refused: u64,
     looked_ns: u64,
+    /// What the kernel says was lost, when it was last asked: that interrupts each CPU.
+    lost: Option<u64>,
     /// When, and what was lost until then.
     swept: (u64, u64),
 }
@@ -312,6 +292,7 @@ impl<S: Sink> Worker<S> {
             }
             if now_ns - self.looked_ns >= LOOK_EVERY_NS {
                 self.looked_ns = now_ns;
+                self.lost = self.events.lost();
                 self.follow_cpus();
                 self.sweep(now_ns);
                 if self.reader.targets_are_gone() {
@@ -322,6 +303,7 @@ impl<S: Sink> Worker<S> {
         self.events.stop();
         self.round(u64::MAX);
         self.reader.finish(sys::monotonic_ns());
+        self.lost = self.events.lost();
         self.shared.publish(self.account(sys::monotonic_ns()));
         let (sink, processes) = self.reader.into_parts();
         (sink, processes, end)
@@ -352,6 +334,7 @@ impl<S: Sink> Worker<S> {
         let switched_ns = sys::monotonic_ns();
         thread::sleep(Duration::from_nanos(SETTLED_NS));
         self.round(switched_ns);
+        self.lost = self.events.lost();
         self.shared.publish(self.account(switched_ns));
         self.shared.tell_rate(hz);
     }
@@ -384,7 +367,7 @@ impl<S: Sink> Worker<S> {
         Statistics {
             hz: self.events.hz().get(),
             // The kernel's own count also has what was lost after the last record that told of it.
-            lost: self.events.lost().unwrap_or(0).max(told.lost),
+            lost: self.lost.unwrap_or(0).max(told.lost),
             late: self.merge.late(),
             malformed: told.malformed + self.events.torn(),
             cpus_refused: self.cpus_refused,
