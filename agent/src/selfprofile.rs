@@ -1,7 +1,7 @@
 //! The agent's own profiles: CPU through the pprof crate, and next door its heap through jemalloc. Off unless configuration
 //! allows them.
 //!
-//! Refuses a second profile at the same time: the timer signal is one a process.
+//! Refuses a second profile of the same kind at the same time: the timer signal is one a process, and a heap is enough once.
 
 mod dump;
 pub(crate) mod heap;
@@ -51,17 +51,17 @@ pub(crate) enum SelfProfileError {
 }
 
 /// Gives the place back however the capture ends, also when its connection is dropped.
-struct Slot;
+struct Slot(&'static AtomicBool);
 
 impl Slot {
-    fn take() -> Option<Slot> {
-        BUSY.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok().then_some(Slot)
+    fn take(busy: &'static AtomicBool) -> Option<Slot> {
+        busy.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok().then_some(Slot(busy))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        BUSY.store(false, Ordering::Release);
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -70,7 +70,7 @@ impl Drop for Slot {
 /// # Errors
 /// [`SelfProfileError`]
 pub(crate) async fn capture(length: Duration) -> Result<Vec<u8>, SelfProfileError> {
-    let slot = Slot::take().ok_or(SelfProfileError::Busy)?;
+    let slot = Slot::take(&BUSY).ok_or(SelfProfileError::Busy)?;
     let guard = ProfilerGuardBuilder::default()
         .frequency(FREQUENCY_HZ)
         // The signal may land in the middle of these; walking frames through them is what hangs or crashes profilers.

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicBool;
 
 use exporters::files;
 use model::profile::ProfileKind;
@@ -20,6 +21,9 @@ use super::{SelfProfileError, Slot, dump, sys};
 /// jemalloc's text of an agent with ten members is 200 KiB.
 const TEXT_BYTES_MAX: u64 = 32 << 20;
 
+/// One at a time.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
 /// Begins to take samples, or stops. False where jemalloc has no profiler: `MALLOC_CONF` of the environment may say so.
 pub(crate) fn allow(is_allowed: bool) -> bool {
     sys::is_there() && sys::sample(is_allowed).is_ok()
@@ -30,7 +34,7 @@ pub(crate) fn allow(is_allowed: bool) -> bool {
 /// # Errors
 /// [`SelfProfileError`]
 pub(crate) async fn capture(at: Stamp) -> Result<Vec<u8>, SelfProfileError> {
-    let slot = Slot::take().ok_or(SelfProfileError::Busy)?;
+    let slot = Slot::take(&BUSY).ok_or(SelfProfileError::Busy)?;
     // Names come from the agent's own debug information: off the runtime.
     let encoded = task::spawn_blocking(move || {
         let encoded = encode(at);
