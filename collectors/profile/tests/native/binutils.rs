@@ -64,9 +64,9 @@ fn is_constructor(name: &str) -> bool {
     parts.next() == parts.next()
 }
 
-/// Demanglers differ in blanks, and in how they spell the same thing.
+/// Demanglers differ in blanks, and in how they spell the same thing; ours leaves the references out of packs of parameters.
 fn plain(name: &str) -> String {
-    name.replace(' ', "")
+    name.replace(' ', "").replace("&&", "")
 }
 
 /// Without folders, which addr2line leaves with their `..` in them, and without discriminators.
