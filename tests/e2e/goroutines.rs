@@ -3,9 +3,9 @@
 //! The programs are built here, by the Go that also builds etcd; `GO` names another one.
 
 use std::{
-    env, fs,
+    fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -16,7 +16,7 @@ use flate2::read::GzDecoder;
 use harness::{
     agent::{Agent, Finished},
     daemon::Folder,
-    etcd::tools,
+    etcd::go,
 };
 use model::{profile::ProfileKind, time::Stamp};
 use profile::gopprof;
@@ -37,15 +37,6 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
-    }
-}
-
-fn go() -> PathBuf {
-    let ours = tools().join("go/bin/go");
-    match env::var_os("GO") {
-        Some(named) => named.into(),
-        None if ours.exists() => ours,
-        None => "go".into(),
     }
 }
 

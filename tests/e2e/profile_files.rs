@@ -1,16 +1,10 @@
 //! Files of profiles, in the tools they are for: `go tool pprof` on ours, `agent diff` and `agent view` on anybody's.
 
-use std::{
-    collections::BTreeMap,
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use exporters::files;
-use harness::{agent::Finished, daemon::Seat};
+use harness::{agent::Finished, daemon::Seat, etcd::go};
 use model::{
     profile::{Frame, Function, Losses, Mapping, Owner, ProfileKind, ProfileSet, StackSample, Stacks},
     time::Stamp,
@@ -96,15 +90,8 @@ fn total(written: &[Written<'_>]) -> i64 {
     written.iter().map(|(_, _, count)| count * PERIOD).sum()
 }
 
-/// The Go of the set-up, or the one on PATH; `GO` names another one.
 fn go_tool(args: &[&str]) -> Result<String> {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/go/bin/go");
-    let go = match env::var_os("GO") {
-        Some(named) => named.into(),
-        None if ours.exists() => ours,
-        None => PathBuf::from("go"),
-    };
-    let output = Command::new(go)
+    let output = Command::new(go())
         .args(["tool", "pprof", "-symbolize=none"])
         .args(args)
         .env("GOTOOLCHAIN", "local")

@@ -98,6 +98,16 @@ pub fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
 }
 
+/// The Go of the set-up, or the one on PATH; `GO` names another one.
+pub fn go() -> PathBuf {
+    let ours = tools().join("go/bin/go");
+    match env::var_os("GO") {
+        Some(named) => named.into(),
+        None if ours.exists() => ours,
+        None => "go".into(),
+    }
+}
+
 /// etcdctl of 3.6, which speaks to every release line here.
 pub fn etcdctl() -> Result<PathBuf> {
     let path = tools().join("etcd/3.6/etcdctl");

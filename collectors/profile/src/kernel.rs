@@ -111,13 +111,11 @@ impl Kernel {
         let hz = u64::from(outcome.statistics.hz.max(1));
         let mut capture =
             Capture { kind: ProfileKind::Cpu, at: self.at, duration_ns, period_ns: 1_000_000_000 / hz };
-        self.names.kernel_changed(std::mem::take(&mut counted.kernel_code));
-        let (cpu, naming) = self.names.name(&counted.stacks, &capture);
+        let (cpu, naming) = counted.name(&mut self.names, &capture);
         (capture.kind, capture.period_ns) = (ProfileKind::OffCpu, 0);
         let off_cpu = waiting.map(|(statistics, mut counted)| {
             self.left_out.into_iter().for_each(|pid| counted.stacks.leave_out(pid));
-            self.names.kernel_changed(std::mem::take(&mut counted.kernel_code));
-            let (stacks, _) = self.names.name(&counted.stacks, &capture);
+            let (stacks, _) = counted.name(&mut self.names, &capture);
             (stacks, statistics)
         });
         let losses =

@@ -92,16 +92,8 @@ struct Opened {
     binary: Result<Arc<Binary>, Missing>,
     /// Its number in what is remembered, if it could be opened.
     number: u32,
-    label: Label,
-}
-
-/// What a place without a name is called by.
-#[derive(Debug)]
-enum Label {
-    /// Where it is says nothing to anybody, and changes from run to run.
-    Memory,
-    /// The offset in this file.
-    File(String),
+    /// What a place without a name is called by, beside its offset.
+    label: String,
 }
 
 /// The same file with other content has nothing in common with what it was, so it gets another number.
@@ -139,7 +131,7 @@ impl Names {
     }
 
     /// What is named next was counted while the kernel made this code of its own and let go of some, in order.
-    pub fn kernel_changed(&mut self, changes: VecDeque<KernelCode>) {
+    pub(crate) fn kernel_changed(&mut self, changes: VecDeque<KernelCode>) {
         self.kernel.begin(changes);
     }
 
@@ -153,14 +145,19 @@ impl Names {
             output.end(&stack, capture);
         }
         let mut statistics = naming.statistics;
-        self.hot.cool();
-        self.fileless.end();
-        self.kernel.end();
+        self.finish();
         statistics.cut = output.cut();
         let mut named = output.finish(capture);
         let in_pods = named.owners.iter_mut().filter(|owner| !owner.pod.is_empty());
         in_pods.for_each(|owner| self.name_pod(owner, capture.at));
         (named, statistics)
+    }
+
+    /// Lets go of what only this capture needed.
+    fn finish(&mut self) {
+        self.hot.cool();
+        self.fileless.end();
+        self.kernel.end();
     }
 
     /// The kernel knows pods by their uid; where their names are not known, it stays.
@@ -249,6 +246,11 @@ impl Naming<'_> {
         let Some(module) = module else {
             return output.nameless((frame, how), "[unknown]", None);
         };
+        match module.kind {
+            Kind::Vdso => return self.page_frame(&module, (frame, how), output),
+            Kind::Anonymous => return self.compiled_frame((frame, how), pid, output),
+            Kind::File | Kind::Deleted | Kind::Memfd => {}
+        }
         if !self.opened.contains_key(&frame.module) {
             let opened = self.open(&module, pid);
             self.opened.insert(frame.module, opened);
@@ -256,19 +258,13 @@ impl Naming<'_> {
         let Some(opened) = self.opened.get(&frame.module) else {
             return output.nameless((frame, how), "[unknown]", None);
         };
-        if module.kind == Kind::Vdso {
-            return self.page_frame(&module, (frame, how), output);
-        }
-        if matches!(opened.label, Label::Memory) {
-            return self.compiled_frame((frame, how), pid, output);
-        }
+        let nameless = || format!("[{}+{:#x}]", opened.label, frame.offset);
         let binary = match &opened.binary {
             Ok(binary) => binary,
             Err(missing) => {
                 self.statistics.miss(*missing);
-                let is_file = !matches!(missing, Missing::Memory);
-                let mapping = if is_file { output.mapping(&module, None, frame.offset) } else { None };
-                return output.nameless((frame, how), &nameless(opened, frame), mapping);
+                let mapping = output.mapping(&module, None, frame.offset);
+                return output.nameless((frame, how), &nameless(), mapping);
             }
         };
         let key = Key { module: opened.number, offset: frame.offset, is_return: how.is_return };
@@ -282,7 +278,7 @@ impl Naming<'_> {
         };
         let mapping = output.mapping(&module, Some(binary), frame.offset);
         if known.is_empty() {
-            return output.nameless((frame, how), &nameless(opened, frame), mapping);
+            return output.nameless((frame, how), &nameless(), mapping);
         }
         let address = binary.address_of(frame.offset).map_or(0, |address| address - u64::from(how.is_return));
         output.named((frame, how), &known, (mapping.unwrap_or(u32::MAX), address))
@@ -327,21 +323,11 @@ impl Naming<'_> {
     }
 }
 
-/// A file's name without what the kernel writes around it.
-fn label(module: &Module) -> Label {
-    if module.kind == Kind::Anonymous {
-        return Label::Memory;
-    }
+/// A file's name without what the kernel writes behind it.
+fn label(module: &Module) -> String {
     let name = module.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
-    Label::File(name.trim_start_matches('[').trim_end_matches(']').to_owned())
-}
-
-fn nameless(opened: &Opened, frame: Frame) -> String {
-    match opened.label {
-        Label::Memory => "[anon]".to_owned(),
-        Label::File(ref name) => format!("[{name}+{:#x}]", frame.offset),
-    }
+    name.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::binaries::Binaries;
 use crate::dwarf::{self, Walker};
+use crate::names::{self, Capture, Names};
 use crate::perf::record::{Sample, Words};
 use crate::perf::session::{KernelCode, Seen, Sink};
 use crate::perf::stacks::Stacks;
@@ -27,6 +28,19 @@ pub struct Counted {
     pub walks: dwarf::Counts,
     /// Code that the kernel made and let go of meanwhile, in order; of too many the last.
     pub kernel_code: VecDeque<KernelCode>,
+}
+
+impl Counted {
+    /// All stacks, named, with what the kernel did to its code meanwhile: that is used up.
+    #[must_use]
+    pub fn name(
+        &mut self,
+        names: &mut Names,
+        capture: &Capture,
+    ) -> (model::profile::Stacks, names::Statistics) {
+        names.kernel_changed(std::mem::take(&mut self.kernel_code));
+        names.name(&self.stacks, capture)
+    }
 }
 
 /// The sink of a session.

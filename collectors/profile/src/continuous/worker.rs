@@ -286,8 +286,7 @@ impl Worker {
             return;
         }
         let capture = Capture { kind: ProfileKind::Cpu, at: began, duration_ns, period_ns: hz.period_ns() };
-        self.names.kernel_changed(std::mem::take(&mut counted.kernel_code));
-        let (stacks, _) = self.names.name(&counted.stacks, &capture);
+        let (stacks, _) = counted.name(&mut self.names, &capture);
         let lost = lost.saturating_add(counted.stacks.overflow());
         let samples: i64 = stacks.samples.iter().map(|sample| sample.count).sum();
         self.ledger.add("agent_profiler_samples_total", "", u64::try_from(samples).unwrap_or(0));

@@ -75,7 +75,7 @@ impl Names {
             output.leave_out(taken.is_own);
             output.sample(stack.value, stack.count, u32::MAX);
         }
-        self.hot.cool();
+        self.finish();
         let capture = Capture { kind: taken.kind, at: taken.at, duration_ns: 0, period_ns: taken.period };
         output.finish(&capture)
     }
@@ -84,9 +84,9 @@ impl Names {
 fn mappings(taken: &Taken<'_>) -> Mappings {
     let (mut modules, mut mappings) = (Modules::default(), Mappings::default());
     for line in taken.maps.split(|byte| *byte == b'\n') {
-        let Some(mapped) = maps::mapping(taken.pid, line) else { continue };
-        if let Some(module) = modules.intern(taken.pid, mapped.identity, mapped.path) {
-            mappings.map(mapped.start, mapped.length, mapped.offset, module);
+        if let Some(range) = maps::mapping(taken.pid, line) {
+            // What finds no room has no name.
+            mappings.take(&range, &mut modules);
         }
     }
     mappings

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
-use super::record::Identity;
+use super::record::{Identity, Mmap};
 
 /// Modules known at a time: ten times what a busy node has. When it is full those that nobody maps go first.
 const MODULES_MAX: usize = 16_384;
@@ -32,9 +32,9 @@ pub enum Kind {
 }
 
 /// What the kernel calls its page of user code.
-pub(super) const VDSO: &[u8] = b"[vdso]";
+const VDSO: &[u8] = b"[vdso]";
 /// The same in a 32-bit process: memory to us.
-pub(super) const VDSO_OF_32_BITS: &[u8] = b"[vdso32]";
+const VDSO_OF_32_BITS: &[u8] = b"[vdso32]";
 
 impl Kind {
     fn of(path: &[u8]) -> Kind {
@@ -214,6 +214,15 @@ impl Mappings {
     pub fn map(&mut self, start: u64, length: u64, offset: u64, module: Arc<Module>) -> bool {
         let offset = if module.kind == Kind::Anonymous { start } else { offset };
         self.put(Mapping { start, end: start.saturating_add(length), offset, module })
+    }
+
+    /// Puts a range there as it was told. False when there is no room for it or for its module.
+    pub fn take(&mut self, range: &Mmap<'_>, modules: &mut Modules) -> bool {
+        // A 32-bit process has another image of that name. It alone can have one there: with 64 bits it lies beside the stack.
+        let is_of_32_bits = range.path == VDSO && range.start <= u64::from(u32::MAX);
+        let path = if is_of_32_bits { VDSO_OF_32_BITS } else { range.path };
+        let module = modules.intern(range.pid, range.identity, path);
+        module.is_some_and(|module| self.map(range.start, range.length, range.offset, module))
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::cgroup::{Cgroup, Cgroups};
-use super::modules::{Mappings, Modules, VDSO, VDSO_OF_32_BITS};
+use super::modules::{Mappings, Modules};
 use super::record::{Birth, Meta, Mmap, Record};
 
 /// Processes known at a time, the kernel's own default for pids.
@@ -172,7 +172,7 @@ impl Processes {
         process.threads.extend(others.map(|(tid, own)| (tid, own.into())).take(THREAD_NAMES_MAX));
         let mut mappings = Mappings::default();
         for range in &found.mappings {
-            self.refused.mappings += u64::from(!map(&mut mappings, &mut self.modules, range));
+            self.refused.mappings += u64::from(!mappings.take(range, &mut self.modules));
         }
         process.mappings = Arc::new(mappings);
         self.keep(process);
@@ -335,18 +335,10 @@ impl Processes {
         let has_room = self.bytes + MAPPING_BYTES <= BYTES_MAX;
         let mut is_mapped = false;
         self.change(range.pid, |process, modules| {
-            is_mapped = has_room && map(Arc::make_mut(&mut process.mappings), modules, range);
+            is_mapped = has_room && Arc::make_mut(&mut process.mappings).take(range, modules);
         });
         self.refused.mappings += u64::from(!is_mapped);
     }
-}
-
-fn map(mappings: &mut Mappings, modules: &mut Modules, range: &Mmap<'_>) -> bool {
-    // A 32-bit process has another image of that name. It alone can have one there: with 64 bits it lies beside the stack.
-    let is_of_32_bits = range.path == VDSO && range.start <= u64::from(u32::MAX);
-    let path = if is_of_32_bits { VDSO_OF_32_BITS } else { range.path };
-    let module = modules.intern(range.pid, range.identity, path);
-    module.is_some_and(|module| mappings.map(range.start, range.length, range.offset, module))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::etcd::{Cluster, Options, Version};
+use harness::etcd::{Cluster, Options, Version, go};
 
 use crate::capture::{Subject, record};
 use crate::load::Load;
@@ -98,8 +98,7 @@ fn build() -> Result<std::path::PathBuf> {
     let dir = std::env::current_dir()?.join("target/diffset");
     std::fs::create_dir_all(&dir)?;
     let program = dir.join("program");
-    let ours = std::path::Path::new(".tools/go/bin/go");
-    let mut go = Command::new(if ours.exists() { ours } else { std::path::Path::new("go") });
+    let mut go = Command::new(go());
     go.args(["build", "-ldflags=-s -w", "-o"]).arg(&program).arg("deploy/dev/diffset/program/main.go");
     ensure!(go.status().context("run go")?.success(), "go build failed");
     Ok(program)

@@ -81,7 +81,8 @@ fn field(text: &str, name: &str) -> Result<u64> {
     value.parse().with_context(|| format!("{name} is {value}"))
 }
 
-fn mib(text: &str, name: &str) -> Result<f64> {
+/// A number of KiB in one of /proc's tables.
+pub(crate) fn mib(text: &str, name: &str) -> Result<f64> {
     field(text, name).map(|kib| kib as f64 / 1_024.0)
 }
 

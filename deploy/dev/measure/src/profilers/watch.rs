@@ -10,6 +10,7 @@ use harness::daemon::Daemon;
 use harness::process::{Process, Signal, wait_until};
 
 use super::sys::{self, Ended};
+use crate::usage;
 
 /// A profiler that has been told to stop names and writes what it has; perf and samply go over all of it once more.
 const END_MAX: Duration = Duration::from_secs(120);
@@ -128,11 +129,9 @@ impl Watched {
     }
 }
 
-/// A number of KiB in one of /proc's tables; 0 where it is missing.
+/// As in one of /proc's tables; 0 where it is missing, as all of a process that has gone is.
 fn mib(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) as f64 / 1_024.0
+    usage::mib(text, name).unwrap_or(0.0)
 }
 
 fn rings_mib(maps: &str) -> f64 {
