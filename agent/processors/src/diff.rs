@@ -6,6 +6,7 @@
 mod bulk;
 mod calls;
 mod causes;
+mod found;
 mod lasting;
 mod load;
 mod pair;
@@ -24,7 +25,8 @@ use model::request::{Ask, Request};
 use model::time::SECOND_NS;
 use serde::{Deserialize, Serialize};
 
-use pair::{Both, Pair};
+use calls::Calls;
+use pair::{Both, Pair, Part, Shift};
 
 /// Rows of one diff: a person reads ten, a page shows fifty.
 pub const ROWS_MAX: usize = 50;
@@ -32,9 +34,6 @@ pub const ROWS_MAX: usize = 50;
 pub const SHARE_FLOOR: f64 = 0.005;
 /// Smallest change relative to the smaller of both shares: 10 %.
 pub const RELATIVE_FLOOR: f64 = 0.1;
-/// A change that may be as large as the floor is told when it is seen to be at least this part of it: noise makes half of
-/// those that are exactly as large as the floor look smaller.
-const SEEN_OF_FLOOR: f64 = 0.5;
 /// Expected share of false rows among those listed (Benjamini and Hochberg, 1995).
 pub const FALSE_DISCOVERY_RATE: f64 = 0.05;
 /// Requests on their way; each ends in one record, so more than this means that somebody lost some.
@@ -176,6 +175,10 @@ fn top(set: &ProfileSet) -> String {
 /// with continuity correction survives Benjamini-Hochberg control at [`FALSE_DISCOVERY_RATE`]. And the family tested holds
 /// only functions whose mean share could pass the floor at all, a filter that does not look at the difference.
 ///
+/// A function that varies more than what grew in it passes by a part: own time, or what it spends in one callee that is
+/// itself beyond noise, where that is most of its change and nearly as large as the floor. The interval of such a row is
+/// that of all of it, and may hold zero.
+///
 /// The n of a share is [`FunctionCounts::samples`] (the samples of a CPU profile, the goroutines, the effective number of
 /// sampled objects of a heap, never its bytes) over the design effect that the windows show: samples of one window have
 /// much in common. A profile in one piece takes the effect of the other side; two pieces are taken to be independent
@@ -189,18 +192,15 @@ fn top(set: &ProfileSet) -> String {
 #[must_use]
 pub fn compare(before: &FunctionCounts, after: &FunctionCounts) -> Vec<FunctionDiff> {
     let Some(pair) = Pair::of(before, after) else { return Vec::new() };
-    let candidates = pair.candidates();
-    let p_values: Vec<f64> = candidates.iter().map(|both| pair.p_value(both)).collect();
-    let mut rows: Vec<FunctionDiff> = candidates
-        .iter()
-        .zip(stats::q_values(&p_values))
-        .filter(|(_, q)| *q <= FALSE_DISCOVERY_RATE)
-        .map(|(both, q)| row(&pair, both, q))
-        .filter(matters)
+    let calls = Calls::of(&pair);
+    let mut found: Vec<(FunctionDiff, Shift)> = found::found(&pair, &calls)
+        .into_iter()
+        .map(|found| (row(&pair, &found.both, found.q), found.part))
         .collect();
-    rows.sort_by(by_size);
-    rows.truncate(EXPLAINED_MAX);
-    causes::explain(&mut rows, &pair);
+    found.sort_by(|(a, _), (b, _)| by_size(a, b));
+    found.truncate(EXPLAINED_MAX);
+    causes::explain(&mut found, &pair, &calls);
+    let mut rows: Vec<FunctionDiff> = found.into_iter().map(|(row, _)| row).collect();
     rows.sort_by(|a, b| b.cause.is_change().cmp(&a.cause.is_change()).then_with(|| by_size(a, b)));
     if rows.len() > ROWS_MAX {
         let dropped: BTreeSet<String> =
@@ -238,18 +238,11 @@ pub fn shares<'a>(
     let wanted = pair.all().filter(|both| is_wanted(both.name));
     wanted
         .map(|both| {
-            let ((then, now), (low, high)) = (pair.observed(&both), pair.interval(&both));
+            let ((then, now), (low, high)) =
+                (pair.observed(&both, Part::Total), pair.interval(&both, Part::Total));
             Shares { name: both.name, before: then.share, after: now.share, low, high }
         })
         .collect()
-}
-
-/// Whether a change may be as large as the floor.
-fn matters(row: &FunctionDiff) -> bool {
-    let (smaller, change) = (row.before.min(row.after), row.after - row.before);
-    let floor = SHARE_FLOOR.max(RELATIVE_FLOOR * smaller);
-    let farthest = if change > 0.0 { row.high } else { -row.low };
-    farthest >= floor && change.abs() >= SEEN_OF_FLOOR * floor
 }
 
 /// The largest change first.
@@ -263,8 +256,8 @@ fn by_size(a: &FunctionDiff, b: &FunctionDiff) -> std::cmp::Ordering {
 }
 
 fn row(pair: &Pair<'_>, both: &Both<'_>, q: f64) -> FunctionDiff {
-    let (then, now) = pair.observed(both);
-    let (low, high) = pair.interval(both);
+    let (then, now) = pair.observed(both, Part::Total);
+    let (low, high) = pair.interval(both, Part::Total);
     let (before, after) = (pair.before, pair.after);
     FunctionDiff {
         name: both.name.to_owned(),

@@ -5,7 +5,7 @@
 //! to a few must stand out from what happened to all. Owns that variance, of log odds of shares; 0 where two profiles
 //! differ by noise alone.
 
-use super::stats::Observed;
+use super::stats::{Observed, Z_95};
 
 /// Of fewer functions a handful of changed ones would be the bulk.
 const FUNCTIONS_MIN: usize = 20;
@@ -20,8 +20,6 @@ const POINTS: [(f64, f64); 2] = [(0.5, 0.454_936), (0.8, 1.642_374)];
 const STEPS: usize = 40;
 /// A standard deviation of log odds of 3, a factor of 20: two runs that have next to nothing in common.
 const VARIANCE_MAX: f64 = 9.0;
-/// Two-sided 95 % of the normal distribution.
-const Z_95: f64 = 1.959_963_984_540_054;
 
 /// What happened to all functions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -38,7 +36,10 @@ pub(super) fn of(functions: impl Iterator<Item = (Observed, Observed)>) -> Bulk 
     if seen.len() < FUNCTIONS_MIN {
         return Bulk::default();
     }
-    let typical = point(seen.iter().map(|(difference, _)| *difference).collect(), 0.5);
+    let differences = || seen.iter().map(|(difference, _)| *difference);
+    // From both ends, so that swapping both sides turns the sign and nothing else.
+    let typical =
+        (point(differences().collect(), 0.5) - point(differences().map(|one| -one).collect(), 0.5)) / 2.0;
     for (difference, _) in &mut seen {
         *difference -= typical;
     }
@@ -174,7 +175,7 @@ mod tests {
         let known = Bulk { typical: 0.0, variance: 0.04 * 0.04 };
         let (low, high) = known.interval(side(0.05, 1e9));
         // One side has a standard deviation of 4 % of 5 % over the root of two, less a little.
-        let deviation = (high - low) / 2.0 / super::Z_95 * std::f64::consts::SQRT_2;
+        let deviation = (high - low) / 2.0 / super::super::stats::Z_95 * std::f64::consts::SQRT_2;
         assert!((deviation / 0.05 / 0.04 - 0.95).abs() < 0.01, "{deviation}");
     }
 }

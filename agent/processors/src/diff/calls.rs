@@ -45,10 +45,15 @@ impl<'p, 'a> Calls<'p, 'a> {
         callees.map(|(callee, (then, now))| (*callee, self.pair.shift(*then, *now)))
     }
 
-    /// What a caller spends in one callee.
+    /// What a caller spends in one callee, in units in which a typical function did not change.
     pub(super) fn edge(&self, caller: &str, callee: &str) -> Shift {
+        self.pair.scaled(self.seen(caller, callee))
+    }
+
+    /// What a caller spends in one callee, as it was seen.
+    pub(super) fn seen(&self, caller: &str, callee: &str) -> Shift {
         let edge = self.callees.get(caller).and_then(|callees| callees.get(callee));
-        edge.map(|(then, now)| self.pair.shift(*then, *now)).unwrap_or_default()
+        edge.map(|(then, now)| self.pair.of_whole(*then, *now)).unwrap_or_default()
     }
 
     /// Who calls it, on either side.

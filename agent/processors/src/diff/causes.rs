@@ -10,7 +10,7 @@ use model::finding::{Cause, FunctionDiff};
 
 use super::calls::Calls;
 use super::load::Load;
-use super::pair::Pair;
+use super::pair::{Pair, Shift};
 
 /// Calls followed downwards. Deeper than any path on which each call takes most of its caller.
 const DEPTH_MAX: usize = 128;
@@ -52,24 +52,24 @@ enum End<'a> {
     Moved(&'a str),
 }
 
-/// Fills in [`FunctionDiff::cause`] and [`FunctionDiff::through`] of each row.
-pub(super) fn explain(rows: &mut [FunctionDiff], pair: &Pair<'_>) {
+/// Fills in [`FunctionDiff::cause`] and [`FunctionDiff::through`] of each row; beside it what of its share changed beyond
+/// noise.
+pub(super) fn explain(rows: &mut [(FunctionDiff, Shift)], pair: &Pair<'_>, calls: &Calls<'_, '_>) {
     if rows.is_empty() {
         return;
     }
-    let calls = Calls::of(pair);
-    let collector = collector(&calls);
+    let collector = collector(calls);
     let load = Load::between(pair);
-    for row in rows {
+    for (row, part) in rows {
         let Some(name) = pair.name(&row.name) else { continue };
-        if is_load(row, pair, load) {
+        if is_load(name, *part, pair, load) {
             row.cause = Cause::Load;
             continue;
         }
-        let (cause, through) = match end(&calls, name, row.after > row.before) {
+        let (cause, through) = match end(calls, name, row.after > row.before) {
             End::Moved(callee) => (Cause::Moved, Some(callee)),
             End::Begins(at) if is_runtime(name) || collector.contains(at) => (Cause::Runtime, Some(at)),
-            End::Begins(at) => match counterpart(&calls, at) {
+            End::Begins(at) => match counterpart(calls, at) {
                 Some(other) => (Cause::Moved, Some(other)),
                 None if at == name => (Cause::Itself, None),
                 None => (Cause::Callee, Some(at)),
@@ -80,10 +80,11 @@ pub(super) fn explain(rows: &mut [FunctionDiff], pair: &Pair<'_>) {
     }
 }
 
-/// Whether a function costs what the load lets it cost, or only has another share because others changed.
-fn is_load(row: &FunctionDiff, pair: &Pair<'_>, load: Option<Load>) -> bool {
-    let (seen, scaled) = (row.after - row.before, pair.total(&row.name).change());
-    load.is_some_and(|load| load.explains(row, pair.noise((row.before + row.after) / 2.0)))
+/// Whether a function costs what the load lets it cost, or only has another share because others changed: by the part of
+/// it that changed.
+fn is_load(name: &str, part: Shift, pair: &Pair<'_>, load: Option<Load>) -> bool {
+    let (seen, scaled) = (part.change(), pair.scaled(part).change());
+    load.is_some_and(|load| load.explains(pair, part, pair.noise(name, (part.before + part.after) / 2.0)))
         || scaled * seen.signum() <= CANCELLED * seen.abs()
 }
 
@@ -120,7 +121,11 @@ fn has_opposite(calls: &Calls<'_, '_>, (caller, callee): (&str, &str), given: f6
         let edge = calls.edge(other, callee);
         let taken = -edge.change() * given.signum();
         // Of many callers, the noise adds up to something as well.
-        if taken >= CALLER_NOISE * calls.pair.noise((edge.before + edge.after) / 2.0) { taken } else { 0.0 }
+        if taken >= CALLER_NOISE * calls.pair.noise(other, (edge.before + edge.after) / 2.0) {
+            taken
+        } else {
+            0.0
+        }
     };
     let others = calls.callers(callee).filter(|other| *other != caller);
     others.map(taken).sum::<f64>() >= MOST * given.abs()
@@ -151,10 +156,10 @@ fn sibling<'a>(calls: &Calls<'_, 'a>, (caller, at): (&'a str, &'a str), given: f
         .callees(caller)
         .filter(|(other, _)| *other != at)
         .map(|(other, shift)| (other, shift, (shift.change() + given).abs()))
-        .filter(|(_, shift, left)| {
+        .filter(|(other, shift, left)| {
             let size = (shift.before + shift.after) / 2.0;
             *left <= CANCELLED * given.abs()
-                && shift.change().abs() >= COUNTERPART_NOISE * calls.pair.noise(size)
+                && shift.change().abs() >= COUNTERPART_NOISE * calls.pair.noise(other, size)
         })
         .min_by(|a, b| a.2.total_cmp(&b.2).then(a.0.cmp(b.0)))
         .map(|(other, _, _)| other)
@@ -171,7 +176,7 @@ fn within<'a>(calls: &Calls<'_, 'a>, (caller, at): (&'a str, &'a str), given: f6
         size += (edge.before + edge.after) / 2.0;
     }
     let cancels = (taken + given).abs() <= CANCELLED * given.abs();
-    (cancels && taken.abs() >= COUNTERPART_NOISE * calls.pair.noise(size)).then_some(caller)
+    (cancels && taken.abs() >= COUNTERPART_NOISE * calls.pair.noise(caller, size)).then_some(caller)
 }
 
 /// Functions of the collector, and those that nothing else calls.

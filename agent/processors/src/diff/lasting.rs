@@ -4,7 +4,7 @@
 
 use model::profile::FunctionCounts;
 
-use super::pair::{Both, Pair};
+use super::pair::{Both, Pair, Part};
 use super::ratio;
 
 /// The last part of the windows that is looked at.
@@ -18,7 +18,7 @@ const NOISE: f64 = 2.0;
 
 /// Whether the share after came back to what it was before in the last windows, as far as these can tell.
 pub(super) fn went_away(pair: &Pair<'_>, both: &Both<'_>) -> bool {
-    let (then, now) = pair.observed(both);
+    let (then, now) = pair.observed(both, Part::Total);
     let Some((last, part)) = both.now_at().and_then(|at| last_share(pair.after, at)) else { return false };
     let change = now.share - then.share;
     let left = (last - then.share) * change.signum();

@@ -3,10 +3,9 @@
 //! Owns that judgement. A function's cost may stay as it was or follow the load, or anything in between; what goes beyond
 //! both has another reason. Refuses to guess where the length of a profile is not known.
 
-use model::finding::FunctionDiff;
 use model::profile::{FunctionCounts, ProfileKind};
 
-use super::pair::Pair;
+use super::pair::{Pair, Shift};
 use super::ratio;
 
 /// So far beyond what the load explains a cost must be: a quarter of the smallest change that is told.
@@ -42,15 +41,18 @@ impl Load {
         Some(Load { low: factor.min(1.0), high: factor.max(1.0) })
     }
 
-    /// Whether the load may be why a cost changed; `noise` is the standard deviation of the change of its share.
-    pub(super) fn explains(self, row: &FunctionDiff, noise: f64) -> bool {
+    /// Whether the load may be why a cost changed, whose shares were seen so; `noise` is the standard deviation of the change
+    /// of that share.
+    pub(super) fn explains(self, pair: &Pair<'_>, seen: Shift, noise: f64) -> bool {
         let is_changed = self.high > CHANGED * self.low;
-        let noise = if is_changed { NOISE * noise / row.before.min(row.after).max(noise) } else { 0.0 };
+        let noise = if is_changed { NOISE * noise / seen.before.min(seen.after).max(noise) } else { 0.0 };
         let slack = 1.0 + MARGIN + noise;
-        if row.after > row.before {
-            row.after_abs <= row.before_abs * self.high * slack
+        let cost = |share: f64, counts: &FunctionCounts| share * super::absolute(counts, counts.total);
+        let (before, after) = (cost(seen.before, pair.before), cost(seen.after, pair.after));
+        if seen.change() > 0.0 {
+            after <= before * self.high * slack
         } else {
-            row.after_abs * slack >= row.before_abs * self.low
+            after * slack >= before * self.low
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use model::profile::FunctionCounts;
+use model::profile::windows::WindowCount;
 
 use super::bulk::{self, Bulk};
 use super::spread::Spread;
@@ -14,12 +15,44 @@ use super::{SHARE_FLOOR, ratio, share};
 /// A reference for scale needs so much of the CPU time on both sides, else its ratio is noise.
 const REFERENCE_SHARE: f64 = 0.001;
 
+/// What of a function is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It and all that it calls.
+    Total,
+    /// It alone.
+    Own,
+}
+
+impl Part {
+    /// Of one window.
+    pub(super) fn of_window(self, row: &WindowCount) -> u64 {
+        match self {
+            Part::Total => row.total,
+            Part::Own => row.own,
+        }
+    }
+}
+
+/// What is new and as large as the floor is seen to be so much of it: less only by more than two standard deviations of
+/// some thousand samples.
+const CANDIDATE: f64 = 0.8;
+
 /// One function on one side; absent means zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Side {
     at: Option<u32>,
     pub(super) own: u64,
     pub(super) total: u64,
+}
+
+impl Side {
+    fn value(self, part: Part) -> u64 {
+        match part {
+            Part::Total => self.total,
+            Part::Own => self.own,
+        }
+    }
 }
 
 /// One function on both sides.
@@ -37,7 +70,7 @@ impl Both<'_> {
     }
 }
 
-/// Shares before and after, in units in which a typical function did not change.
+/// Shares before and after.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Shift {
     pub(super) before: f64,
@@ -51,17 +84,30 @@ impl Shift {
     }
 }
 
+/// What is known of the noise of one part of all functions.
+#[derive(Debug)]
+struct Noise {
+    spreads: (Spread, Spread),
+    /// What happened to all functions.
+    bulk: Bulk,
+}
+
 /// Two profiles of one kind.
 #[derive(Debug)]
 pub(super) struct Pair<'a> {
     pub(super) before: &'a FunctionCounts,
     pub(super) after: &'a FunctionCounts,
-    spreads: (Spread, Spread),
     functions: BTreeMap<&'a str, (Side, Side)>,
-    /// What happened to all functions.
-    bulk: Bulk,
+    total: Noise,
+    own: Noise,
     /// A typical function's share after over its share before.
     scale: f64,
+}
+
+impl Noise {
+    fn of(before: &FunctionCounts, after: &FunctionCounts, part: Part) -> Noise {
+        Noise { spreads: (Spread::of(before, part), Spread::of(after, part)), bulk: Bulk::default() }
+    }
 }
 
 impl<'a> Pair<'a> {
@@ -75,15 +121,21 @@ impl<'a> Pair<'a> {
         let mut pair = Pair {
             before,
             after,
-            spreads: (Spread::of(before), Spread::of(after)),
             functions: BTreeMap::new(),
-            bulk: Bulk::default(),
+            total: Noise::of(before, after, Part::Total),
+            own: Noise::of(before, after, Part::Own),
             scale: 1.0,
         };
         pair.read(before, |(then, _)| then);
         pair.read(after, |(_, now)| now);
         pair.scale = pair.typical_ratio(|value| share(value, before), |value| share(value, after));
-        pair.bulk = bulk::of(pair.candidates().iter().map(|both| pair.observed(both)));
+        for part in [Part::Total, Part::Own] {
+            let bulk = bulk::of(pair.candidates(part).iter().map(|both| pair.observed(both, part)));
+            match part {
+                Part::Total => pair.total.bulk = bulk,
+                Part::Own => pair.own.bulk = bulk,
+            }
+        }
         Some(pair)
     }
 
@@ -118,10 +170,19 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Functions whose mean share reaches half the floor, by name: a filter that does not look at the difference.
-    pub(super) fn candidates(&self) -> Vec<Both<'a>> {
-        let mean = |both: &Both<'_>| share(both.then.total, self.before) + share(both.now.total, self.after);
-        self.all().filter(|both| mean(both) >= SHARE_FLOOR).collect()
+    fn known(&self, part: Part) -> &Noise {
+        match part {
+            Part::Total => &self.total,
+            Part::Own => &self.own,
+        }
+    }
+
+    /// Functions whose mean share nearly reaches half the floor, by name: a filter that does not look at the difference.
+    pub(super) fn candidates(&self, part: Part) -> Vec<Both<'a>> {
+        let mean = |both: &Both<'_>| {
+            share(both.then.value(part), self.before) + share(both.now.value(part), self.after)
+        };
+        self.all().filter(|both| mean(both) >= CANDIDATE * SHARE_FLOOR).collect()
     }
 
     /// All functions, by name.
@@ -129,35 +190,54 @@ impl<'a> Pair<'a> {
         self.functions.iter().map(|(name, (then, now))| Both { name, then: *then, now: *now })
     }
 
-    /// Two-sided p of "its inclusive share did not change": neither beyond sampling, nor beyond what the bulk did.
-    pub(super) fn p_value(&self, both: &Both<'_>) -> f64 {
-        let (then, now) = self.observed(both);
+    /// Two-sided p of "this share did not change": neither beyond sampling, nor beyond what the bulk did.
+    pub(super) fn p_value(&self, both: &Both<'_>, part: Part) -> f64 {
+        let (then, now) = self.observed(both, part);
         let by_noise = stats::two_proportions(then, now);
-        if self.bulk.is_still() { by_noise } else { by_noise.max(self.bulk.stands_out(then, now)) }
+        let bulk = &self.known(part).bulk;
+        if bulk.is_still() { by_noise } else { by_noise.max(bulk.stands_out(then, now)) }
     }
 
-    /// 95 % interval of the change of the inclusive share: by noise, or where the two runs lie apart by that.
-    pub(super) fn interval(&self, both: &Both<'_>) -> (f64, f64) {
-        let (then, now) = self.observed(both);
-        if self.bulk.is_still() {
+    /// 95 % interval of the change of a share: by noise, or where the two runs lie apart by that.
+    pub(super) fn interval(&self, both: &Both<'_>, part: Part) -> (f64, f64) {
+        let (then, now) = self.observed(both, part);
+        let bulk = &self.known(part).bulk;
+        if bulk.is_still() {
             return stats::difference_interval(then, now);
         }
-        let sides = (self.bulk.interval(then), self.bulk.interval(now));
+        let sides = (bulk.interval(then), bulk.interval(now));
         stats::difference_of((then.share, sides.0), (now.share, sides.1))
     }
 
-    /// The inclusive shares with what the windows say of their variance.
-    pub(super) fn observed(&self, both: &Both<'_>) -> (Observed, Observed) {
-        let (then, now) = (&self.spreads.0, &self.spreads.1);
+    /// The shares with what the windows say of their variance.
+    pub(super) fn observed(&self, both: &Both<'_>, part: Part) -> (Observed, Observed) {
+        let (then, now) = &self.known(part).spreads;
         let one = |value: u64, counts: &FunctionCounts, effect: super::spread::Effect| Observed {
             share: share(value, counts),
             n: (ratio(counts.samples, 1) / effect.factor).max(1.0),
             freedom: effect.freedom,
         };
+        let (before, after) = (both.then.value(part), both.now.value(part));
         (
-            one(both.then.total, self.before, then.effect(both.then.at, (now, both.now.at))),
-            one(both.now.total, self.after, now.effect(both.now.at, (then, both.then.at))),
+            one(before, self.before, then.effect(both.then.at, (now, both.now.at))),
+            one(after, self.after, now.effect(both.now.at, (then, both.then.at))),
         )
+    }
+
+    /// Shares as they were seen.
+    pub(super) fn seen(&self, both: &Both<'_>, part: Part) -> Shift {
+        self.of_whole(both.then.value(part), both.now.value(part))
+    }
+
+    /// Two values as shares, as they were seen.
+    pub(super) fn of_whole(&self, then: u64, now: u64) -> Shift {
+        Shift { before: share(then, self.before), after: share(now, self.after) }
+    }
+
+    /// One function by name.
+    pub(super) fn both(&self, name: &str) -> Option<Both<'a>> {
+        let (name, (then, now)) = self.functions.get_key_value(name)?;
+        Some(Both { name, then: *then, now: *now })
     }
 
     /// Inclusive share.
@@ -182,22 +262,26 @@ impl<'a> Pair<'a> {
         self.functions.keys().copied()
     }
 
-    /// The standard deviation that noise gives the change of a share of this size.
-    pub(super) fn noise(&self, size: f64) -> f64 {
-        let side = |spread: &Spread, other: &Spread, counts: &FunctionCounts| {
-            spread.effect(None, (other, None)).factor / ratio(counts.samples, 1)
-        };
-        let (then, now) = (&self.spreads.0, &self.spreads.1);
-        let n = side(then, now, self.before) + side(now, then, self.after);
+    /// The standard deviation that noise gives the change of a share of this size, of this function or a part of it.
+    pub(super) fn noise(&self, name: &str, size: f64) -> f64 {
+        let (then, now) = &self.total.spreads;
+        let (a, b) = self.functions.get(name).map_or((None, None), |(a, b)| (a.at, b.at));
+        let n = then.effect(a, (now, b)).factor / ratio(self.before.samples, 1)
+            + now.effect(b, (then, a)).factor / ratio(self.after.samples, 1);
         let odds = size * (1.0 - size).max(0.0);
-        (odds * n + odds * odds * self.bulk.variance()).sqrt()
+        (odds * n + odds * odds * self.total.bulk.variance()).sqrt()
     }
 
-    /// Two values as shares.
+    /// Two values as shares, in units in which a typical function did not change.
     pub(super) fn shift(&self, then: u64, now: u64) -> Shift {
+        self.scaled(self.of_whole(then, now))
+    }
+
+    /// In units in which a typical function did not change.
+    pub(super) fn scaled(&self, seen: Shift) -> Shift {
         // Half of the scale on each side, so that swapping both sides turns signs and nothing else.
         let half = self.scale.sqrt();
-        Shift { before: share(then, self.before) * half, after: share(now, self.after) / half }
+        Shift { before: seen.before * half, after: seen.after / half }
     }
 }
 

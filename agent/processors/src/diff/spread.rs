@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use model::profile::FunctionCounts;
 
+use super::pair::Part;
 use super::stats::size;
 
 /// Fewer windows cannot tell how much they vary.
@@ -42,7 +43,7 @@ pub(super) struct Effect {
 
 impl Spread {
     /// Learns from the windows, if there are enough.
-    pub(super) fn of(counts: &FunctionCounts) -> Spread {
+    pub(super) fn of(counts: &FunctionCounts, part: Part) -> Spread {
         let windows = counts.windows.len();
         let sum: u64 = counts.windows.iter().fold(0, |sum, window| sum.saturating_add(window.total));
         if windows < WINDOWS_MIN || sum == 0 {
@@ -50,7 +51,8 @@ impl Spread {
         }
         let mut rows: Vec<(u32, usize, u64)> = Vec::new();
         for (at, window) in counts.windows.iter().enumerate() {
-            rows.extend(window.functions.iter().map(|row| (row.function, at, row.total.min(window.total))));
+            let value = |row| part.of_window(row).min(window.total);
+            rows.extend(window.functions.iter().map(|row| (row.function, at, value(row))));
         }
         rows.sort_unstable();
         let mut raw: Vec<(u32, f64, f64)> = Vec::new();

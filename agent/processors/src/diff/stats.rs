@@ -3,7 +3,7 @@
 //! Owns numbers only; knows nothing of profiles.
 
 /// Two-sided 95 % of the normal distribution.
-const Z_95: f64 = 1.959_963_984_540_054;
+pub(super) const Z_95: f64 = 1.959_963_984_540_054;
 /// Terms of either expansion of erfc: both are at the limit of f64 long before.
 const TERMS_MAX: u32 = 200;
 /// Where the series and the continued fraction of erfc take turns; both converge in under 60 terms there.

@@ -59,7 +59,12 @@ impl Recall {
                 function.map_or(0.0, |function| function.total as f64 / counts.total as f64)
             };
             let (before, after) = (side(&pair.before), side(&pair.after));
-            println!("missed {} {name} {before:.4} -> {after:.4}: {seen:?}", pair.group);
+            let interval = processors::diff::shares(&pair.before, &pair.after, |other| other == name);
+            let interval = interval.first().map(|shares| (shares.low, shares.high));
+            println!(
+                "missed {} {:?} {name} {before:.4} -> {after:.4} {interval:.4?}: {seen:?}",
+                pair.group, pair.growth
+            );
         }
     }
 }

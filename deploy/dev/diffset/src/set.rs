@@ -18,6 +18,8 @@ pub(crate) struct Pair {
     pub(crate) after: FunctionCounts,
     /// What got dearer, and its share before; `None` where nothing did.
     pub(crate) grown: Option<(String, f64)>,
+    /// How it did.
+    pub(crate) growth: Option<Growth>,
 }
 
 /// How large the sides are and whether the diff sees their windows.
@@ -104,7 +106,7 @@ impl<'a> Set<'a> {
             counts.requests = counts.requests.filter(|_| size.has_requests);
             counts
         };
-        Pair { group, before: side(sides.0), after: side(sides.1), grown: None }
+        Pair { group, before: side(sides.0), after: side(sides.1), grown: None, growth: None }
     }
 
     /// One function is dearer by the least that counts; the group says what else there is between both sides.
@@ -121,6 +123,7 @@ impl<'a> Set<'a> {
         grow((&mut code, &mut after), (function, share, floor(share)), growth, &mut dice);
         let mut pair = self.pair(group, size, &code, (&before, &after));
         pair.grown = Some((self.recording.functions[function as usize].clone(), share));
+        pair.growth = Some(growth);
         pair
     }
 

@@ -22,6 +22,8 @@ const ETCD_HZ: u32 = 499;
 const PROGRAM_HZ: u32 = 999;
 /// A start fills caches and grows heaps.
 const SETTLE: Duration = Duration::from_secs(8);
+/// What etcd keeps of each key grows until it has compacted twice.
+const ETCD_SETTLE: Duration = Duration::from_secs(75);
 /// Program runs.
 const PROGRAM_WINDOWS: usize = 6;
 
@@ -79,8 +81,9 @@ fn done(run: &Run) {
 
 fn etcd(load: &str, (rate, gogc, windows): (u32, &str, usize), recorder: &mut Recorder) -> Result<Run> {
     let options = Options {
-        // So that the background has its turns within a run.
-        args: ["--auto-compaction-mode=periodic", "--auto-compaction-retention=1m"]
+        // So that the background has its turns within a run: Kubernetes compacts every five minutes, and three windows are
+        // as much of a run as that is of an hour.
+        args: ["--auto-compaction-mode=periodic", "--auto-compaction-retention=30s"]
             .map(str::to_owned)
             .to_vec(),
         env: vec![("GOGC".to_owned(), gogc.to_owned())],
@@ -89,7 +92,7 @@ fn etcd(load: &str, (rate, gogc, windows): (u32, &str, usize), recorder: &mut Re
     let cluster = Cluster::start(Version::V3_5, 1, &options)?;
     let member = cluster.member(1)?;
     let asked = Load::start(member.client_url(), rate)?;
-    thread::sleep(SETTLE);
+    thread::sleep(ETCD_SETTLE);
     let pid = member.pid().context("etcd is down")?;
     record(&Subject { name: "etcd", load, pid, hz: ETCD_HZ, windows, requests: &asked.requests }, recorder)
 }
