@@ -224,8 +224,8 @@ fn look_up(binary: &Binary, at: At, offset: u64) -> Known {
     };
     let mut symbols = binary.go();
     let Some(go) = symbols.as_mut() else { return Known::Code };
-    let (Ok(Some(function)), Ok(delta)) = (go.function(pc), go.sp_delta(pc)) else { return Known::Code };
+    let (Ok(Some((start, role))), Ok(delta)) = (go.role(pc), go.sp_delta(pc)) else { return Known::Code };
     // Before the first instruction nothing has been pushed, whatever the function does to the stack later.
-    let is_first = function.start == address && matches!(at, At::Next(_));
-    Known::Go { delta: if is_first { Some(0) } else { delta }, role: function.role }
+    let is_first = start == address && matches!(at, At::Next(_));
+    Known::Go { delta: if is_first { Some(0) } else { delta }, role }
 }

@@ -10,12 +10,17 @@ use std::{
     path::Path,
 };
 
-/// One window: a table walk touches a few hundred bytes at each of about eight places.
+/// The largest window, for what is read from its beginning to its end.
 const WINDOW_BYTES: usize = 16 << 10;
-/// Windows kept for one file, 256 KiB in all: the eight places of a walk, twice.
-const WINDOWS_MAX: usize = 16;
-/// Windows begin at a multiple of this, so that neighbours find the same window.
+/// All windows kept for one file.
+const HELD_BYTES_MAX: usize = 256 << 10;
+/// So many at most: a table walk touches a few hundred bytes at each of about eight places, and they are looked for in turn.
+const WINDOWS_MAX: usize = 32;
+/// Windows begin at a multiple of this, so that neighbours find the same window. One that is jumped to is no longer than
+/// what is asked for: copying what nobody asks for was most of what a look-up took.
 const ALIGNMENT: u64 = 4 << 10;
+/// Most texts are shorter.
+const TEXT_BYTES: usize = 256;
 /// The longest piece [`Windows::bytes`] gives: it fits a window wherever it begins.
 pub const PIECE_BYTES_MAX: usize = WINDOW_BYTES - 4_096;
 
@@ -118,6 +123,10 @@ pub struct Windows<R> {
     windows: Vec<Window>,
     uses: u64,
     left: u64,
+    /// Where the last window ended: who asks for what is next will ask for more.
+    next: u64,
+    /// Which one was asked for last: it is the likeliest.
+    last: usize,
 }
 
 impl<R: ReadAt> Windows<R> {
@@ -127,7 +136,7 @@ impl<R: ReadAt> Windows<R> {
     /// [`ReadError::Io`], when its length cannot be had.
     pub fn new(source: R) -> Result<Windows<R>, ReadError> {
         let length = source.length().map_err(|error| ReadError::Io(error.kind()))?;
-        Ok(Windows { source, length, windows: Vec::new(), uses: 0, left: 0 })
+        Ok(Windows { source, length, windows: Vec::new(), uses: 0, left: 0, next: u64::MAX, last: 0 })
     }
 
     /// How long the file was when it was opened.
@@ -158,11 +167,15 @@ impl<R: ReadAt> Windows<R> {
     /// # Errors
     /// See [`ReadError`].
     pub fn bytes(&mut self, offset: u64, length: usize) -> Result<&[u8], ReadError> {
-        let at = match self.windows.iter().position(|window| window.piece(offset, length).is_some()) {
-            Some(at) => at,
-            None => self.load(offset, length)?,
+        let has = |window: &Window| window.piece(offset, length).is_some();
+        let at = match self.windows.get(self.last).is_some_and(has) {
+            true => self.last,
+            false => match self.windows.iter().position(has) {
+                Some(at) => at,
+                None => self.load(offset, length)?,
+            },
         };
-        self.uses += 1;
+        (self.uses, self.last) = (self.uses + 1, at);
         let window = self.windows.get_mut(at).ok_or(ReadError::Truncated)?;
         window.used = self.uses;
         window.piece(offset, length).ok_or(ReadError::Truncated)
@@ -188,31 +201,35 @@ impl<R: ReadAt> Windows<R> {
     /// Loads the window for a piece and says where it is.
     fn load(&mut self, offset: u64, length: usize) -> Result<usize, ReadError> {
         let begin = offset - offset % ALIGNMENT;
-        let most = u64::try_from(WINDOW_BYTES).unwrap_or(u64::MAX);
-        let size = usize::try_from(self.length.saturating_sub(begin).min(most)).unwrap_or(0);
-        let end = usize::try_from(offset - begin).ok().and_then(|from| from.checked_add(length));
-        if end.is_none_or(|end| end > size) {
+        let end = offset.checked_add(u64::try_from(length).unwrap_or(u64::MAX));
+        let end = end.filter(|end| *end <= self.length).ok_or(ReadError::Truncated)?;
+        let most = begin.saturating_add(u64::try_from(WINDOW_BYTES).unwrap_or(u64::MAX));
+        let is_next = (begin..=end).contains(&self.next);
+        let pages = if is_next { most } else { end.next_multiple_of(ALIGNMENT) };
+        if end > most {
             return Err(ReadError::Truncated);
         }
-        let (at, mut bytes) = self.room();
+        let size = usize::try_from(pages.min(self.length) - begin).unwrap_or(0);
+        let mut bytes = self.room(size);
+        // What is kept for a small one is no more than that.
+        bytes.truncate(size);
+        bytes.shrink_to(size);
         bytes.resize(size, 0);
         self.fill(begin, &mut bytes)?;
-        let window = Window { offset: begin, bytes, used: self.uses };
-        match self.windows.get_mut(at) {
-            Some(place) => *place = window,
-            None => self.windows.push(window),
-        }
-        Ok(at)
+        self.next = begin.saturating_add(u64::try_from(size).unwrap_or(0));
+        self.windows.push(Window { offset: begin, bytes, used: self.uses });
+        Ok(self.windows.len() - 1)
     }
 
-    /// The place of the next window, with the memory of the one that was there, which is forgotten.
-    fn room(&mut self) -> (usize, Vec<u8>) {
-        if self.windows.len() < WINDOWS_MAX {
-            return (self.windows.len(), Vec::new());
+    /// Makes room for another window, and gives the memory of the last one that is forgotten for it.
+    fn room(&mut self, size: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.windows.len() >= WINDOWS_MAX || (self.held() + size > HELD_BYTES_MAX) {
+            let oldest = self.windows.iter().enumerate().min_by_key(|(_, window)| window.used);
+            let Some(oldest) = oldest.map(|(at, _)| at) else { break };
+            bytes = self.windows.swap_remove(oldest).bytes;
         }
-        let oldest = self.windows.iter().enumerate().min_by_key(|(_, window)| window.used);
-        let at = oldest.map_or(0, |(at, _)| at);
-        (at, self.windows.get_mut(at).map(|window| std::mem::take(&mut window.bytes)).unwrap_or_default())
+        bytes
     }
 
     /// A little-endian number of 32 bits.
@@ -237,7 +254,9 @@ impl<R: ReadAt> Windows<R> {
     /// See [`ReadError`].
     pub fn text(&mut self, offset: u64, most: usize) -> Result<Option<Cow<'_, str>>, ReadError> {
         let here = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let bytes = self.bytes(offset, most.min(PIECE_BYTES_MAX).min(here))?;
+        let most = most.min(PIECE_BYTES_MAX).min(here);
+        let is_short = memchr::memchr(0, self.bytes(offset, most.min(TEXT_BYTES))?).is_some();
+        let bytes = self.bytes(offset, if is_short { most.min(TEXT_BYTES) } else { most })?;
         Ok(memchr::memchr(0, bytes).and_then(|end| bytes.get(..end)).map(String::from_utf8_lossy))
     }
 }
@@ -276,7 +295,7 @@ mod tests {
             let from = usize::try_from(at).unwrap() * 4;
             assert_eq!(file.bytes(u64::from(at) * 4, 4_000).unwrap(), &bytes[from..from + 4_000]);
         }
-        assert!(file.windows.len() <= WINDOWS_MAX);
+        assert!(file.windows.len() <= WINDOWS_MAX && file.held() <= HELD_BYTES_MAX);
         let end = u64::try_from(bytes.len()).unwrap();
         assert_eq!(file.u32(end - 4), Ok(99_999));
         assert_eq!(file.bytes(end - 3, 4), Err(ReadError::Truncated));
@@ -291,9 +310,24 @@ mod tests {
         assert_eq!(file.u32(0), Err(ReadError::Budget));
         file.allow(40_000);
         let read = (0..64).map(|window| file.u32(window * 16_384)).filter(Result::is_ok).count();
-        assert_eq!(read, 2);
+        assert_eq!(read, 9);
         // What is held already is free.
         assert_eq!(file.u32(100), Ok(0));
+    }
+
+    #[test]
+    fn what_is_read_in_order_is_read_in_large_pieces() {
+        let bytes = vec![0; 1 << 20];
+        let mut file = windows(&bytes);
+        for at in 0..(1 << 18) {
+            file.u32(at * 4).unwrap();
+        }
+        // But for the one at the end.
+        let large = file.windows.iter().filter(|window| window.bytes.len() == WINDOW_BYTES).count();
+        assert_eq!((large + 1, file.held()), (file.windows.len(), HELD_BYTES_MAX - 4_096));
+        assert_eq!(file.windows.len(), 16);
+        file.u32(8).unwrap();
+        assert_eq!(file.windows.last().map(|window| window.bytes.len()), Some(4_096));
     }
 
     #[test]

@@ -264,6 +264,16 @@ impl<R: ReadAt> GoSymbols<R> {
         }))
     }
 
+    /// Where the function with code at `pc` begins, and its role. Its name is read only where that tells the role.
+    ///
+    /// # Errors
+    /// See [`GoError`].
+    pub fn role(&mut self, pc: Pc) -> Result<Option<(u64, Role)>, GoError> {
+        let Some((record, _)) = self.record(pc)? else { return Ok(None) };
+        let role = if record.is_plain() { Role::Plain } else { Role::of(&self.name(record.name)?) };
+        Ok(Some((self.text + u64::from(record.start), role)))
+    }
+
     /// How far the stack pointer is below where it was when the function was called, with the return address there, in
     /// bytes: 0 before anything was pushed. `None` where no table says so, and in functions that switch stacks.
     ///
