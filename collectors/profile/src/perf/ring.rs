@@ -113,8 +113,7 @@ impl<M: Memory> Ring<M> {
     }
 
     /// Copies the next record out and gives its place back.
-    fn take(&mut self, next: Next, into: &mut Vec<u8>) {
-        into.resize(next.size, 0);
+    fn take(&mut self, next: Next, into: &mut [u8]) {
         self.copy(0, into);
         self.tail = self.tail.wrapping_add(u64::try_from(next.size).unwrap_or(0));
         self.memory.release(self.tail);
@@ -167,12 +166,17 @@ impl Merge {
             }
             let Some(ring) = rings.get_mut(at) else { continue };
             let Some(next) = ring.next else { continue };
-            ring.take(next, &mut self.record);
+            // Grown once and never made shorter: that would write zeros where the next stack goes.
+            if self.record.len() < next.size {
+                self.record.resize(next.size, 0);
+            }
+            let Some(record) = self.record.get_mut(..next.size) else { continue };
+            ring.take(next, record);
             if time_ns < self.last_ns {
                 self.late += 1;
             }
             self.last_ns = self.last_ns.max(time_ns);
-            each(&self.record);
+            each(record);
             self.order.extend(ring.next.map(|next| Reverse((next.time_ns, at))));
         }
     }
