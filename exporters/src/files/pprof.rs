@@ -139,7 +139,8 @@ pub fn encode(stacks: &Stacks) -> Vec<u8> {
 }
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
-    let mut gzip = GzBuilder::new().write(Vec::new(), Compression::default());
+    // A capture has to be cheap more than small: the default takes thrice as long for a fifth less.
+    let mut gzip = GzBuilder::new().write(Vec::new(), Compression::fast());
     // Writing to memory cannot fail.
     gzip.write_all(plain).and_then(|()| gzip.finish()).unwrap_or_default()
 }
