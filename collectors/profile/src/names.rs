@@ -20,6 +20,7 @@ mod kernel;
 mod known;
 mod output;
 mod returns;
+mod worth;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -36,10 +37,12 @@ use crate::perf::stacks::{self, Frame, KERNEL, NOWHERE, Stack};
 use crate::pods::Pods;
 
 use fileless::Fileless;
+use frames::Depth;
 pub use kernel::Kernel;
 use known::{Ends, Key, Known};
 use output::{How, Output};
 pub use returns::{IsOwn, Returns, Taken};
+use worth::Worth;
 
 /// Modules that have a number in what is remembered. When there are more, all is forgotten: it takes a fraction of a
 /// second to find it again.
@@ -126,7 +129,7 @@ impl Names {
     /// By functions alone where code is native, without lines and inlined calls: for who names all day.
     #[must_use]
     pub fn by_functions(mut self) -> Names {
-        self.hot.depth = frames::Depth::Functions;
+        self.hot.depth = Depth::Functions;
         self
     }
 
@@ -138,9 +141,13 @@ impl Names {
     /// All that was counted, named.
     #[must_use]
     pub fn name(&mut self, counted: &stacks::Stacks, capture: &Capture) -> (Stacks, Statistics) {
-        let mut naming = Naming::new(self);
+        let worth = (self.hot.depth == Depth::Lines).then(|| Worth::of(counted));
+        if worth.is_some() {
+            self.kernel.read_around(&kernel_addresses(counted));
+        }
+        let mut naming = Naming { worth, ..Naming::new(self) };
         let mut output = Output::default();
-        for stack in counted.iter() {
+        for stack in in_order(counted) {
             naming.stack(&stack, counted, &mut output);
             output.end(&stack, capture);
         }
@@ -189,16 +196,37 @@ impl Names {
     }
 }
 
+/// Where the kernel was, in order and each once.
+fn kernel_addresses(counted: &stacks::Stacks) -> Vec<u64> {
+    let frames = counted.iter().flat_map(|stack| stack.frames());
+    let mut all: Vec<u64> = frames.filter(|frame| frame.module == KERNEL).map(|frame| frame.offset).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Stacks that begin in the same file follow each other: the tables of few files are loaded at a time.
+fn in_order(counted: &stacks::Stacks) -> Vec<Stack<'_>> {
+    let mut all: Vec<Stack<'_>> = counted.iter().collect();
+    let first = |stack: &Stack<'_>| {
+        stack.frames().map(|frame| frame.module).find(|module| !matches!(*module, KERNEL | NOWHERE))
+    };
+    all.sort_by_cached_key(|stack| (first(stack), stack.pid));
+    all
+}
+
 /// One capture on its way.
 struct Naming<'n> {
     names: &'n mut Names,
     opened: HashMap<u32, Opened>,
     statistics: Statistics,
+    /// Where it matters which files are read how deeply.
+    worth: Option<Worth>,
 }
 
 impl<'n> Naming<'n> {
     fn new(names: &'n mut Names) -> Naming<'n> {
-        Naming { names, opened: HashMap::new(), statistics: Statistics::default() }
+        Naming { names, opened: HashMap::new(), statistics: Statistics::default(), worth: None }
     }
 }
 
@@ -230,9 +258,9 @@ impl Naming<'_> {
 
     fn kernel_frame(&mut self, frame: Frame, output: &mut Output) {
         self.statistics.kernel += 1;
-        let name = self.names.kernel.name(frame.offset);
-        self.statistics.kernel_named += u64::from(name.is_some());
-        output.kernel(name.as_deref());
+        let kernel = &mut self.names.kernel;
+        let is_named = output.kernel(frame.offset, || kernel.name(frame.offset));
+        self.statistics.kernel_named += u64::from(is_named);
     }
 
     /// A place that this capture has not met before.
@@ -267,12 +295,13 @@ impl Naming<'_> {
                 return output.nameless((frame, how), &nameless(), mapping);
             }
         };
-        let key = Key { module: opened.number, offset: frame.offset, is_return: how.is_return };
+        let depth = self.worth.as_ref().map_or(self.names.hot.depth, |worth| worth.depth(frame.module));
+        let key = Key { module: opened.number, offset: frame.offset, is_return: how.is_return, depth };
         let known = match self.names.known.get(&key) {
             Some(known) => known,
             None => {
                 self.statistics.look_ups += 1;
-                let found = frames::of(binary, (frame.offset, how.is_return), &mut self.names.hot);
+                let found = frames::of(binary, (frame.offset, how.is_return), depth, &mut self.names.hot);
                 self.names.known.put(key, found)
             }
         };
@@ -288,7 +317,8 @@ impl Naming<'_> {
     fn page_frame(&mut self, module: &Module, place: (Frame, How), output: &mut Output) -> output::Named {
         let (frame, how) = place;
         // No number of a file is 0.
-        let key = Key { module: 0, offset: frame.offset, is_return: how.is_return };
+        let depth = Depth::default();
+        let key = Key { module: 0, offset: frame.offset, is_return: how.is_return, depth };
         let known = match self.names.known.get(&key) {
             Some(known) => known,
             None => {
@@ -307,7 +337,7 @@ impl Naming<'_> {
 
     /// A place in memory that no file is mapped to: each process has its own.
     fn compiled_frame(&mut self, (frame, how): (Frame, How), pid: u32, output: &mut Output) -> output::Named {
-        let is_asked = self.names.hot.depth == frames::Depth::Lines;
+        let is_asked = self.names.hot.depth == Depth::Lines;
         let names = &mut self.names.fileless;
         let name = if is_asked { names.compiled(pid, (frame.offset, how.is_return)) } else { None };
         if name.is_none() {

@@ -5,22 +5,30 @@ use std::sync::Arc;
 use model::profile::{FrameKind, Function};
 
 use crate::binaries::Binary;
-use crate::symbols::gopclntab::{self, Pc};
+use crate::symbols::gopclntab::{Frame, Pc};
+use crate::symbols::native::Symbol;
 
 use super::known::{Called, Ends};
 
 /// How much is asked of native code. Go's table has everything in one place, for next to nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum Depth {
     /// Lines and inlined calls, by debug information: 100 ms for the first place in a program of 100 MB, and some MiB.
     #[default]
     Lines,
-    /// The functions that the linker knows: some ms for the first. Of what was compiled at run time, none.
+    /// The functions that the linker knows, as far as it does.
+    Sparing,
+    /// The same, and of what was compiled at run time, none.
     Functions,
 }
 
 /// All functions at an offset in a file, innermost first; none where nobody knows any, or a table is damaged there.
-pub(super) fn of(binary: &Arc<Binary>, (offset, is_return): (u64, bool), hot: &mut Hot) -> Vec<Called> {
+pub(super) fn of(
+    binary: &Arc<Binary>,
+    (offset, is_return): (u64, bool),
+    depth: Depth,
+    hot: &mut Hot,
+) -> Vec<Called> {
     // The end of a segment is no place in it, but a call may be the last thing in it.
     let instruction = offset.saturating_sub(u64::from(is_return));
     let Some(address) = binary.address_of(instruction) else { return Vec::new() };
@@ -30,24 +38,27 @@ pub(super) fn of(binary: &Arc<Binary>, (offset, is_return): (u64, bool), hot: &m
         return of_go.into_iter().map(|frame| called(frame, FrameKind::Go)).collect();
     }
     // A program with C in it has both.
-    hot.touch(binary);
-    let native = match hot.depth {
-        Depth::Lines => binary.with_native(|symbols| symbols.frames(pc).ok()).flatten().unwrap_or_default(),
-        Depth::Functions => {
-            let symbol = binary.with_native(|symbols| symbols.symbol(pc).ok().flatten()).flatten();
-            symbol.map(|symbol| named(symbol.name)).into_iter().collect()
-        }
+    hot.touch(binary, depth);
+    let named = |symbol: Symbol| {
+        let function = symbol.name;
+        Frame { function, source: None, start_line: None, inlined: false, wrapper: false }
     };
-    native.into_iter().map(self::native).collect()
+    let native = binary.with_native(|symbols| match depth {
+        Depth::Lines => symbols.frames(pc).unwrap_or_default(),
+        Depth::Functions => symbols.symbol(pc).ok().flatten().map(named).into_iter().collect(),
+        Depth::Sparing => match symbols.symbol(pc).ok().flatten() {
+            Some(symbol) => vec![named(symbol)],
+            // Who is asked for no more than functions may still be the only one to know this one.
+            None if !symbols.is_whole() => symbols.frames(pc).unwrap_or_default(),
+            None => Vec::new(),
+        },
+    });
+    native.into_iter().flatten().map(self::native).collect()
 }
 
-fn named(function: String) -> gopclntab::Frame {
-    gopclntab::Frame { function, source: None, start_line: None, inlined: false, wrapper: false }
-}
-
-/// Files whose tables of native code are loaded. Those of a browser are 100 MiB, and a hostile file has as much.
+/// Files whose debug information is loaded. That of a browser is 100 MiB, and a hostile file has as much.
 const HOT_MAX: usize = 3;
-/// The same where only functions are asked for.
+/// Files whose functions are loaded.
 const KEPT_MAX: usize = 8;
 /// Functions of theirs that stay loaded, 12 bytes each: 3 MiB.
 const KEPT_FUNCTIONS_MAX: usize = 256 << 10;
@@ -56,26 +67,33 @@ const KEPT_FUNCTIONS_MAX: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Hot {
     pub(super) depth: Depth,
-    files: Vec<Arc<Binary>>,
+    files: Vec<(Arc<Binary>, Depth)>,
 }
 
 impl Hot {
-    fn touch(&mut self, binary: &Arc<Binary>) {
-        let max = if self.depth == Depth::Lines { HOT_MAX } else { KEPT_MAX };
-        self.files.retain(|known| !Arc::ptr_eq(known, binary));
-        if self.files.len() >= max {
-            self.files.remove(0).close();
+    fn touch(&mut self, binary: &Arc<Binary>, depth: Depth) {
+        let known = self.files.iter().position(|(known, _)| Arc::ptr_eq(known, binary));
+        let before = known.map(|known| self.files.remove(known).1);
+        // What was loaded for lines stays loaded when functions are asked for.
+        let depth = if before == Some(Depth::Lines) { Depth::Lines } else { depth };
+        let is_hot = |(_, depth): &(Arc<Binary>, Depth)| *depth == Depth::Lines;
+        if depth == Depth::Lines && self.files.iter().filter(|file| is_hot(file)).count() >= HOT_MAX {
+            let oldest = self.files.iter().position(is_hot);
+            oldest.into_iter().for_each(|oldest| self.files.remove(oldest).0.close());
         }
-        self.files.push(Arc::clone(binary));
+        if self.files.len() >= KEPT_MAX {
+            self.files.remove(0).0.close();
+        }
+        self.files.push((Arc::clone(binary), depth));
     }
 
     /// Frees what they hold: what was found in them is remembered elsewhere. Tables of functions stay, the latest first, as
     /// far as there is room: there are always some more places.
     pub(super) fn cool(&mut self) {
-        let mut room = if self.depth == Depth::Lines { 0 } else { KEPT_FUNCTIONS_MAX };
+        let mut room = if self.depth == Depth::Functions { KEPT_FUNCTIONS_MAX } else { 0 };
         let mut files = std::mem::take(&mut self.files);
         files.reverse();
-        files.retain(|binary| {
+        files.retain(|(binary, _)| {
             let functions = if room > 0 { binary.with_native(|symbols| symbols.symbols()) } else { None };
             let left = functions.and_then(|functions| room.checked_sub(functions));
             room = left.unwrap_or(room);
@@ -90,11 +108,11 @@ impl Hot {
 }
 
 /// A function of native code.
-pub(super) fn native(frame: gopclntab::Frame) -> Called {
+pub(super) fn native(frame: Frame) -> Called {
     called(frame, FrameKind::Native)
 }
 
-fn called(frame: gopclntab::Frame, kind: FrameKind) -> Called {
+fn called(frame: Frame, kind: FrameKind) -> Called {
     let (file, line) = frame.source.map(|source| (source.file, i64::from(source.line))).unwrap_or_default();
     let ends = match &*frame.function {
         "runtime.sigpanic" | "runtime.asyncPreempt" => Ends::Interrupted,

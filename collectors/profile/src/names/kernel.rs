@@ -1,7 +1,7 @@
 //! Names of the kernel's functions.
 //!
-//! Owns when the kernel's list is read: once, when the first of its frames is met; from then on the kernel says itself what
-//! code it makes and lets go of. Refuses to give an address away, and to name what was at an address that two had.
+//! Owns when the kernel's list is read. Who names all day reads it once, when the first of its frames is met; from then on
+//! the kernel says itself what code it makes and lets go of. Who names once reads it for what he has. Refuses to give an address away, and to name what was at an address that two had.
 
 use std::collections::VecDeque;
 
@@ -49,16 +49,28 @@ impl Kernel {
         }
     }
 
+    /// Only these are asked for until the end, in order and each once: who names once needs no copy of the whole list.
+    pub(super) fn read_around(&mut self, addresses: &[u64]) {
+        if addresses.is_empty() || matches!(self.list, List::Nameless(_)) {
+            return;
+        }
+        self.put(KernelSymbols::read_around(addresses));
+    }
+
+    fn put(&mut self, read: Result<KernelSymbols, KernelError>) {
+        self.list = match read {
+            Ok(mut symbols) => {
+                add(&mut symbols, &self.changes);
+                List::Symbols(Box::new(symbols))
+            }
+            Err(error) => List::Nameless(error),
+        };
+    }
+
     /// The function at an address.
     pub(super) fn name(&mut self, address: u64) -> Option<String> {
         if matches!(self.list, List::Unread) {
-            self.list = match KernelSymbols::read() {
-                Ok(mut symbols) => {
-                    add(&mut symbols, &self.changes);
-                    List::Symbols(Box::new(symbols))
-                }
-                Err(error) => List::Nameless(error),
-            };
+            self.put(KernelSymbols::read());
         }
         match &self.list {
             List::Symbols(symbols) => symbols.name(address),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use model::profile::{FrameKind, Function};
 
+use super::frames::Depth;
+
 /// Places in one generation, of which there are two. A node of twenty busy programs shows some fifty thousand.
 const PLACES_MAX: usize = 32_768;
 /// Bytes of one generation. A function that many places share counts for the first of them.
@@ -20,6 +22,7 @@ pub(super) struct Key {
     pub(super) module: u32,
     pub(super) offset: u64,
     pub(super) is_return: bool,
+    pub(super) depth: Depth,
 }
 
 /// What comes after a frame.

@@ -56,6 +56,8 @@ pub(super) struct Output {
     frames: Vec<profile::Frame>,
     /// Frames that are functions and no more.
     placeless: HashMap<(u32, FrameKind), u32>,
+    /// Frames of the kernel's addresses, and whether they have a name.
+    kernel: HashMap<u64, (u32, bool)>,
     owners: Vec<profile::Owner>,
     owner_ids: HashMap<profile::Owner, u32>,
     samples: Vec<StackSample>,
@@ -142,12 +144,20 @@ impl Output {
 }
 
 impl Output {
-    /// A frame of the kernel. Neighbours without a name are one.
-    pub(super) fn kernel(&mut self, name: Option<&str>) {
-        let first = self.frame_of(name.unwrap_or("[kernel]"), FrameKind::Kernel);
-        if name.is_some() || self.stack.last() != Some(&first) {
+    /// A frame of the kernel, whose name is asked for when its address is met first; whether it has one. Neighbours
+    /// without a name are one.
+    pub(super) fn kernel(&mut self, address: u64, name: impl FnOnce() -> Option<String>) -> bool {
+        let known = self.kernel.get(&address).copied();
+        let (first, is_named) = known.unwrap_or_else(|| {
+            let name = name();
+            let frame = self.frame_of(name.as_deref().unwrap_or("[kernel]"), FrameKind::Kernel);
+            self.kernel.insert(address, (frame, name.is_some()));
+            (frame, name.is_some())
+        });
+        if is_named || self.stack.last() != Some(&first) {
             self.push(Named { first, count: 1, is_named: true, is_panic: false, ends: Ends::Call });
         }
+        is_named
     }
 
     /// A function that was compiled at run time, if its name is known.

@@ -206,7 +206,7 @@ fn a_profile_has_bounds() {
 #[test]
 fn what_is_remembered_is_bounded_and_shared() {
     let mut known = Known::default();
-    let key = |offset| Key { module: 1, offset, is_return: true };
+    let key = |offset| Key { module: 1, offset, is_return: true, depth: frames::Depth::Lines };
     let first = known.put(key(0), vec![called("often", |_| ())]);
     for offset in 1..100_000 {
         let place = known.put(key(offset), vec![called("often", |_| ())]);

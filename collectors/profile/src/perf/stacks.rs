@@ -64,7 +64,7 @@ pub struct Stack<'a> {
 
 impl<'a> Stack<'a> {
     /// Leaf first, the kernel's before the program's.
-    pub fn frames(&self) -> impl ExactSizeIterator<Item = Frame> + 'a {
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = Frame> + use<'a> {
         let frame = |[module, offset]: &[u64; 2]| Frame { module: low(*module), offset: *offset };
         self.frames.as_chunks::<2>().0.iter().map(frame)
     }

@@ -4,6 +4,7 @@
 //! kernel's text or the module it belongs to, and no further than a function can be long. Refuses a list whose addresses
 //! are hidden, with the cure.
 
+mod around;
 mod list;
 
 use std::{
@@ -12,7 +13,8 @@ use std::{
     io::{self, BufReader},
 };
 
-use list::{Line, Lines};
+use around::Around;
+use list::Line;
 
 /// A distribution's kernel with its modules has 150,000 functions; 16 bytes each, and as much again for the name.
 const FUNCTIONS_MAX: usize = 1 << 20;
@@ -105,14 +107,16 @@ impl KernelSymbols {
     /// # Errors
     /// See [`KernelError`].
     pub fn read() -> Result<KernelSymbols, KernelError> {
-        let list = File::open("/proc/kallsyms").map_err(|error| KernelError::Io(error.kind()))?;
-        match KernelSymbols::parse(BufReader::with_capacity(64 << 10, list)) {
-            Err(KernelError::Hidden { .. }) => {
-                let restrict = fs::read_to_string("/proc/sys/kernel/kptr_restrict").ok();
-                Err(KernelError::Hidden { restrict: restrict.and_then(|text| text.trim().parse().ok()) })
-            }
-            outcome => outcome,
-        }
+        with_the_list(KernelSymbols::parse)
+    }
+
+    /// The same, for these addresses alone, in order and each once: without a copy of the whole list. What others are
+    /// called is not known then.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    pub fn read_around(addresses: &[u64]) -> Result<KernelSymbols, KernelError> {
+        with_the_list(|list| KernelSymbols::parse_around(list, addresses))
     }
 
     /// Reads a list in the form of `/proc/kallsyms`.
@@ -120,41 +124,21 @@ impl KernelSymbols {
     /// # Errors
     /// See [`KernelError`].
     pub fn parse(list: impl io::BufRead) -> Result<KernelSymbols, KernelError> {
-        let (mut symbols, mut raw, mut bounds) = (KernelSymbols::default(), Vec::new(), Bounds::default());
-        let (mut lines, mut modules, mut is_hidden) = (Lines::new(list), Modules::default(), true);
-        while let Some(line) = lines.next().map_err(|error| KernelError::Io(error.kind()))? {
-            is_hidden &= line.address == 0;
-            bounds.take(&line);
-            if !line.is_function() || line.address == 0 {
-                continue;
-            }
-            if raw.len() >= FUNCTIONS_MAX
-                || symbols.names.len() + line.name.len() + line.module.len() + 4 > NAMES_BYTES_MAX
-            {
-                return Err(KernelError::TooMany);
-            }
-            raw.push(Raw {
-                start: line.address,
-                name: u32::try_from(symbols.names.len()).map_err(|_| KernelError::TooMany)?,
-                rank: line.rank(),
-                module: modules.number(line.module),
-            });
-            symbols.names.extend_from_slice(line.name);
-            if !line.module.is_empty() {
-                symbols.names.extend_from_slice(b" [");
-                symbols.names.extend_from_slice(line.module);
-                symbols.names.push(b']');
-            }
-            symbols.names.push(0);
-        }
-        match (raw.is_empty(), is_hidden && lines.seen() > 0) {
-            (_, true) => return Err(KernelError::Hidden { restrict: None }),
-            (true, false) => return Err(KernelError::Empty),
-            (false, false) => {}
-        }
-        symbols.names.shrink_to_fit();
-        symbols.place(raw, &bounds, &modules);
-        Ok(symbols)
+        let mut reading = Reading::default();
+        let mut is_full = false;
+        let bounds = read(list, |line| {
+            is_full |= !reading.put((line.address, line.rank()), line.name, line.module);
+        })?;
+        if is_full { Err(KernelError::TooMany) } else { Ok(reading.placed(&bounds)) }
+    }
+
+    fn parse_around(list: impl io::BufRead, addresses: &[u64]) -> Result<KernelSymbols, KernelError> {
+        let mut around = Around::new(addresses);
+        let bounds = read(list, |line| around.take(line))?;
+        let mut reading = Reading::default();
+        let is_whole =
+            around.kept().all(|(start, rank, name, module)| reading.put((start, rank), name, module));
+        if is_whole { Ok(reading.placed(&bounds)) } else { Err(KernelError::TooMany) }
     }
 
     /// Puts functions in order and gives each its end.
@@ -248,6 +232,72 @@ impl KernelSymbols {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+}
+
+fn with_the_list(
+    parse: impl FnOnce(BufReader<File>) -> Result<KernelSymbols, KernelError>,
+) -> Result<KernelSymbols, KernelError> {
+    let list = File::open("/proc/kallsyms").map_err(|error| KernelError::Io(error.kind()))?;
+    match parse(BufReader::with_capacity(64 << 10, list)) {
+        Err(KernelError::Hidden { .. }) => {
+            let restrict = fs::read_to_string("/proc/sys/kernel/kptr_restrict").ok();
+            Err(KernelError::Hidden { restrict: restrict.and_then(|text| text.trim().parse().ok()) })
+        }
+        outcome => outcome,
+    }
+}
+
+/// Takes each function of the list, and says where code begins and ends.
+fn read(list: impl io::BufRead, mut take: impl FnMut(&Line<'_>)) -> Result<Bounds, KernelError> {
+    let (mut bounds, mut is_hidden, mut is_empty) = (Bounds::default(), true, true);
+    let seen = list::each(list, |line| {
+        is_hidden &= line.address == 0;
+        bounds.take(line);
+        if line.is_function() && line.address != 0 {
+            is_empty = false;
+            take(line);
+        }
+    });
+    let seen = seen.map_err(|error| KernelError::Io(error.kind()))?;
+    match (is_empty, is_hidden && seen > 0) {
+        (_, true) => Err(KernelError::Hidden { restrict: None }),
+        (true, false) => Err(KernelError::Empty),
+        (false, false) => Ok(bounds),
+    }
+}
+
+/// Functions of the list that are kept, while it is read.
+#[derive(Debug, Default)]
+struct Reading {
+    symbols: KernelSymbols,
+    raw: Vec<Raw>,
+    modules: Modules,
+}
+
+impl Reading {
+    /// False when there is no room for it.
+    fn put(&mut self, (start, rank): (u64, u8), name: &[u8], module: &[u8]) -> bool {
+        let names = &mut self.symbols.names;
+        let is_full =
+            self.raw.len() >= FUNCTIONS_MAX || names.len() + name.len() + module.len() + 4 > NAMES_BYTES_MAX;
+        let Some(at) = u32::try_from(names.len()).ok().filter(|_| !is_full) else { return false };
+        self.raw.push(Raw { start, name: at, rank, module: self.modules.number(module) });
+        names.extend_from_slice(name);
+        if !module.is_empty() {
+            names.extend_from_slice(b" [");
+            names.extend_from_slice(module);
+            names.push(b']');
+        }
+        names.push(0);
+        true
+    }
+
+    fn placed(self, bounds: &Bounds) -> KernelSymbols {
+        let Reading { mut symbols, raw, modules } = self;
+        symbols.names.shrink_to_fit();
+        symbols.place(raw, bounds, &modules);
+        symbols
     }
 }
 
@@ -352,6 +402,32 @@ mod tests {
         check(&symbols, 0xffff_ffff_c000_9001, Some("other [overlay]"));
         check(&symbols, 0, None);
         check(&symbols, u64::MAX, None);
+    }
+
+    /// Whatever the addresses and however few: each is called as by the whole list.
+    #[test]
+    fn a_part_of_the_list_names_as_the_whole_does() {
+        let mut shuffled: Vec<&str> = LIST.lines().collect();
+        shuffled.reverse();
+        for list in [LIST.to_owned(), shuffled.join("\n")] {
+            let whole = parse(&list).unwrap();
+            let starts =
+                [0xffff_ffff_8100_0000, 0xffff_ffff_c000_1000, 0xffff_ffff_c000_9000, 0xffff_ffff_c020_0000];
+            let near =
+                |start: u64| [start - 1, start, start + 0x3f, start + 0x100, start + 0x2ff, start + 0x1000];
+            let mut addresses: Vec<u64> = starts.into_iter().flat_map(near).collect();
+            addresses.extend([0, 1, u64::MAX]);
+            addresses.sort_unstable();
+            for many in 1..addresses.len() {
+                for wanted in addresses.windows(many) {
+                    let part = KernelSymbols::parse_around(list.as_bytes(), wanted).unwrap();
+                    let both = |address: &u64| (part.name(*address), whole.name(*address));
+                    assert!(wanted.iter().map(both).all(|(part, whole)| part == whole), "{wanted:x?}");
+                }
+            }
+        }
+        let hidden = KernelSymbols::parse_around("0000000000000000 t f\n".as_bytes(), &[1]);
+        assert_eq!(hidden.unwrap_err(), KernelError::Hidden { restrict: None });
     }
 
     #[test]

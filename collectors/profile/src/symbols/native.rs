@@ -209,6 +209,11 @@ impl<R: ReadAt> NativeSymbols<R> {
         }
     }
 
+    /// Whether the symbol table is one that lists all functions, and not only those that the dynamic linker needs.
+    pub fn is_whole(&self) -> bool {
+        self.main.has(".symtab") || self.separate.as_ref().is_some_and(|file| file.has(".symtab"))
+    }
+
     /// All functions at `pc`: first the innermost, last the one with the code. None where no table covers it.
     ///
     /// # Errors

@@ -1,13 +1,13 @@
 //! The lines of `/proc/kallsyms`: `address kind name`, and `[module]` behind a tab.
 //!
-//! Owns the bound on the list and on a line.
+//! Owns the bound on the list and on a line. A line is looked at where it was read to: there are a hundred thousand.
 
-use std::io::{self, BufRead, Read, Take};
+use std::io::{self, BufRead};
 
 /// That of a distribution's kernel has 12 MiB, with everything else that is listed beside functions.
 const LIST_BYTES_MAX: u64 = 128 << 20;
 /// Names have at most 512 bytes, modules 56.
-const LINE_BYTES_MAX: u64 = 1_024;
+const LINE_BYTES_MAX: usize = 1_024;
 
 /// One line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,17 +22,18 @@ pub(super) struct Line<'a> {
 impl<'a> Line<'a> {
     fn parse(line: &'a [u8]) -> Option<Line<'a>> {
         let line = line.trim_ascii_end();
-        let mut words = line.splitn(3, |byte| *byte == b' ');
-        let address = u64::from_str_radix(std::str::from_utf8(words.next()?).ok()?, 16).ok()?;
-        let [kind] = words.next()?.first_chunk().copied()?;
-        let rest = words.next()?;
+        let space = memchr::memchr(b' ', line)?;
+        let (address, rest) = line.split_at_checked(space)?;
+        let address = address_of(address)?;
+        let (kind, rest) = rest.get(1..)?.split_first()?;
+        let rest = rest.get(memchr::memchr(b' ', rest)? + 1..)?;
         let (name, module) = match memchr::memchr(b'\t', rest) {
             Some(tab) => (rest.get(..tab)?, rest.get(tab + 1..)?),
             None => (rest, &[][..]),
         };
         let module =
             module.strip_prefix(b"[").and_then(|module| module.strip_suffix(b"]")).unwrap_or_default();
-        (!name.is_empty()).then_some(Line { address, kind, name, module })
+        (!name.is_empty()).then_some(Line { address, kind: *kind, name, module })
     }
 
     pub(super) fn is_function(&self) -> bool {
@@ -52,40 +53,56 @@ impl<'a> Line<'a> {
     }
 }
 
-/// All lines.
-#[derive(Debug)]
-pub(super) struct Lines<L> {
-    list: Take<L>,
-    line: Vec<u8>,
-    seen: u64,
+/// Hexadecimal digits and nothing else, as many as an address has.
+fn address_of(digits: &[u8]) -> Option<u64> {
+    let digit = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    };
+    let is_address = (1..=16).contains(&digits.len());
+    let mut all = digits.iter().filter(|_| is_address);
+    let first = digit(*all.next()?)?;
+    all.try_fold(u64::from(first), |sum, next| Some(sum << 4 | u64::from(digit(*next)?)))
 }
 
-impl<L: BufRead> Lines<L> {
-    pub(super) fn new(list: L) -> Lines<L> {
-        Lines { list: list.take(LIST_BYTES_MAX), line: Vec::new(), seen: 0 }
-    }
-
-    /// How many there were that are lines of such a list.
-    pub(super) fn seen(&self) -> u64 {
-        self.seen
-    }
-
-    /// The next one; lines that are none are passed over.
-    pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
-        loop {
-            self.line.clear();
-            (&mut self.list).take(LINE_BYTES_MAX).read_until(b'\n', &mut self.line)?;
-            if self.line.is_empty() {
-                return Ok(None);
-            }
-            if self.line.last() != Some(&b'\n') {
-                self.list.skip_until(b'\n')?;
-            }
-            if Line::parse(&self.line).is_some() {
-                break;
-            }
+/// Takes each line in its order, and says how many there were that are lines of such a list; others are passed over.
+pub(super) fn each(list: impl BufRead, mut take: impl FnMut(&Line<'_>)) -> io::Result<u64> {
+    let mut list = list.take(LIST_BYTES_MAX);
+    let (mut seen, mut begun) = (0, Vec::new());
+    let mut line = |line: &[u8]| {
+        if let Some(line) = Line::parse(line.get(..LINE_BYTES_MAX).unwrap_or(line)) {
+            seen += 1;
+            take(&line);
         }
-        self.seen += 1;
-        Ok(Line::parse(&self.line))
+    };
+    loop {
+        let read = list.fill_buf()?;
+        if read.is_empty() {
+            break;
+        }
+        let (mut rest, length) = (read, read.len());
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (piece, after) = rest.split_at_checked(end).unwrap_or_default();
+            if begun.is_empty() {
+                line(piece);
+            } else {
+                begin(&mut begun, piece);
+                line(&begun);
+                begun.clear();
+            }
+            rest = after.get(1..).unwrap_or_default();
+        }
+        begin(&mut begun, rest);
+        list.consume(length);
     }
+    line(&begun);
+    Ok(seen)
+}
+
+/// Keeps what there is of a line whose end was not read yet. What is behind the bound is not looked at anyway.
+fn begin(begun: &mut Vec<u8>, piece: &[u8]) {
+    let room = LINE_BYTES_MAX.saturating_sub(begun.len()).min(piece.len());
+    begun.extend_from_slice(piece.get(..room).unwrap_or_default());
 }
