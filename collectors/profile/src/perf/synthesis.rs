@@ -85,13 +85,15 @@ impl Proc {
             Arc::clone(cgroups.entry(new.path.clone()).or_insert_with(|| Arc::new(new)))
         });
         let Some(name) = self.name(&pid.to_string()) else { return };
-        let threads = self.threads(pid, &name);
         let file = File::open(self.root.join(pid.to_string()).join("maps"));
         self.maps.clear();
         // Threads of the kernel have none, and those of others may be hidden from us: the name is true all the same.
-        if let Ok(file) = file {
-            drop(file.take(MAPS_BYTES_MAX).read_to_end(&mut self.maps));
-        }
+        let is_of_kernel = file.is_ok_and(|file| {
+            let read = file.take(MAPS_BYTES_MAX).read_to_end(&mut self.maps);
+            read.is_ok_and(|bytes| bytes == 0)
+        });
+        // They are all that there is of them, and half of what runs.
+        let threads = if is_of_kernel { Vec::new() } else { self.threads(pid, &name) };
         let lines = self.maps.split(|byte| *byte == b'\n');
         let mappings = lines.filter_map(|line| mapping(pid, line)).take(MAPPINGS_MAX).collect();
         processes.found(pid, Found { name: &name, threads, mappings, cgroup });
