@@ -1,7 +1,8 @@
 //! Names of the kernel's functions.
 //!
 //! Owns when the kernel's list is read. Who names all day reads it once, when the first of its frames is met; from then on
-//! the kernel says itself what code it makes and lets go of. Who names once reads it for what he has. Refuses to give an address away, and to name what was at an address that two had.
+//! the kernel says itself what code it makes and lets go of. Who names once reads it for what he has. Refuses to give an
+//! address away, and to name what was at an address that two had.
 
 use std::collections::VecDeque;
 
