@@ -11,7 +11,7 @@ use crate::request::Request;
 use crate::time::Stamp;
 use crate::verdict::Decision;
 
-pub use diff::{Cause, FunctionDiff, ProfileDiff};
+pub use diff::{Cause, FunctionDiff, ProfileDiff, Proof};
 
 /// All that one record led to: effects as data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ mod wrappers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::finding::{CaptureFailed, Cause, Conclusion, FunctionDiff, ProfileDiff};
+use model::finding::{CaptureFailed, Cause, Conclusion, FunctionDiff, ProfileDiff, Proof};
 use model::profile::{
     Baseline, CaptureOutcome, CaptureResult, FunctionCount, FunctionCounts, ProfileKind, ProfileSet,
 };
@@ -26,7 +26,8 @@ use model::time::SECOND_NS;
 use serde::{Deserialize, Serialize};
 
 use calls::Calls;
-use pair::{Both, Pair, Part, Shift};
+use found::Found;
+use pair::{Pair, Part};
 
 /// Rows of one diff: a person reads ten, a page shows fifty.
 pub const ROWS_MAX: usize = 50;
@@ -36,6 +37,8 @@ pub const SHARE_FLOOR: f64 = 0.005;
 pub const RELATIVE_FLOOR: f64 = 0.1;
 /// Expected share of false rows among those listed (Benjamini and Hochberg, 1995).
 pub const FALSE_DISCOVERY_RATE: f64 = 0.05;
+/// The same where the two runs lie apart: what lies farthest apart does so by more than a normal distribution has it.
+pub const FALSE_DISCOVERY_RATE_APART: f64 = 0.01;
 /// Requests on their way; each ends in one record, so more than this means that somebody lost some.
 const ASKED_MAX: usize = 1_024;
 /// Rows whose cause is looked for: ten times what is told.
@@ -175,14 +178,14 @@ fn top(set: &ProfileSet) -> String {
 /// with continuity correction survives Benjamini-Hochberg control at [`FALSE_DISCOVERY_RATE`]. And the family tested holds
 /// only functions whose mean share could pass the floor at all, a filter that does not look at the difference.
 ///
-/// A function that varies more than what grew in it passes by a part: own time, or what it spends in one callee that is
-/// itself beyond noise, where that is most of its change and nearly as large as the floor. The interval of such a row is
-/// that of all of it, and may hold zero.
+/// A function that varies more than what grew in it passes by a part ([`Proof`]): own time, or what it spends in one callee
+/// that is itself beyond noise, where that is most of its change and nearly as large as the floor, and the rest is as it
+/// was. The interval of such a row is that of all of it, and may hold zero.
 ///
 /// The n of a share is [`FunctionCounts::samples`] (the samples of a CPU profile, the goroutines, the effective number of
 /// sampled objects of a heap, never its bytes) over the design effect that the windows show: samples of one window have
-/// much in common. A profile in one piece takes the effect of the other side; two pieces are taken to be independent
-/// samples, for want of better.
+/// much in common. A profile in one piece takes the effect of the other side; where both are, what was seen of etcd stands
+/// in for it. What is no time but a snapshot counts as it is.
 ///
 /// Each row says why it is there ([`Cause`]); real changes come first, each kind by size. Where there are more than
 /// [`ROWS_MAX`] rows, callers that only pass on the change of one callee go first.
@@ -192,10 +195,14 @@ fn top(set: &ProfileSet) -> String {
 #[must_use]
 pub fn compare(before: &FunctionCounts, after: &FunctionCounts) -> Vec<FunctionDiff> {
     let Some(pair) = Pair::of(before, after) else { return Vec::new() };
+    let tested = found::tested(&pair);
+    if tested.is_empty() {
+        return Vec::new();
+    }
     let calls = Calls::of(&pair);
-    let mut found: Vec<(FunctionDiff, Shift)> = found::found(&pair, &calls)
+    let mut found: Vec<(FunctionDiff, Found<'_>)> = found::with_callers(tested, &pair, &calls)
         .into_iter()
-        .map(|found| (row(&pair, &found.both, found.q), found.part))
+        .map(|found| (row(&pair, &found), found))
         .collect();
     found.sort_by(|(a, _), (b, _)| by_size(a, b));
     found.truncate(EXPLAINED_MAX);
@@ -255,7 +262,8 @@ fn by_size(a: &FunctionDiff, b: &FunctionDiff) -> std::cmp::Ordering {
         .then_with(|| change(b).total_cmp(&change(a)).then_with(|| a.name.cmp(&b.name)))
 }
 
-fn row(pair: &Pair<'_>, both: &Both<'_>, q: f64) -> FunctionDiff {
+fn row(pair: &Pair<'_>, found: &Found<'_>) -> FunctionDiff {
+    let both = &found.both;
     let (then, now) = pair.observed(both, Part::Total);
     let (low, high) = pair.interval(both, Part::Total);
     let (before, after) = (pair.before, pair.after);
@@ -269,7 +277,12 @@ fn row(pair: &Pair<'_>, both: &Both<'_>, q: f64) -> FunctionDiff {
         after_abs: absolute(after, both.now.total),
         own_before: share(both.then.own, before),
         own_after: share(both.now.own, after),
-        q,
+        q: found.q,
+        proof: match found.proof {
+            found::Proof::Whole => Proof::Whole,
+            found::Proof::Own => Proof::OwnTime,
+            found::Proof::Call(callee) => Proof::Callee(callee.to_owned()),
+        },
         cause: Cause::Itself,
         through: None,
         went_away: lasting::went_away(pair, both),

@@ -141,7 +141,7 @@ impl Names {
     /// All that was counted, named.
     #[must_use]
     pub fn name(&mut self, counted: &stacks::Stacks, capture: &Capture) -> (Stacks, Statistics) {
-        let worth = (self.hot.depth == Depth::Lines).then(|| Worth::of(counted));
+        let worth = (self.hot.depth == Depth::Lines).then(|| Worth::of(counted, capture.kind));
         if worth.is_some() {
             self.kernel.read_around(&kernel_addresses(counted));
         }

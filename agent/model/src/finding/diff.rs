@@ -68,6 +68,18 @@ impl Cause {
     }
 }
 
+/// What of a function changed beyond noise. A large one varies by more than what grew in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// Its inclusive share.
+    Whole,
+    /// Its own time, which is most of its change.
+    OwnTime,
+    /// What it spends in this callee, which is most of its change.
+    Callee(String),
+}
+
 /// One function's change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FunctionDiff {
@@ -77,7 +89,7 @@ pub struct FunctionDiff {
     pub before: f64,
     /// Share of the total after.
     pub after: f64,
-    /// 95 % interval of the difference of shares.
+    /// 95 % interval of the difference of shares, of all of the function, whatever its `proof` is.
     pub low: f64,
     /// Upper end.
     pub high: f64,
@@ -91,6 +103,8 @@ pub struct FunctionDiff {
     pub own_after: f64,
     /// False-discovery-controlled q value.
     pub q: f64,
+    /// What of it is sure to have changed.
+    pub proof: Proof,
     /// Why it is listed.
     pub cause: Cause,
     /// The function that the cause is about, where it is another one: the callee, where the work moved.

@@ -5,6 +5,7 @@
 //! to a few must stand out from what happened to all. Owns that variance, of log odds of shares; 0 where two profiles
 //! differ by noise alone.
 
+use super::pair::Part;
 use super::stats::{Observed, Z_95};
 
 /// Of fewer functions a handful of changed ones would be the bulk.
@@ -14,8 +15,12 @@ const SHARES: std::ops::RangeInclusive<f64> = 0.003..=0.7;
 /// Of fewer samples the log odds are mostly luck, and those that were seen at all the lucky ones.
 const SEEN_MIN: f64 = 5.0;
 /// Parts of the functions, and the squares below which so many of independent standard normal numbers are: the middle,
-/// and a point farther out, since some functions feel a busy machine more than others. The rest may have changed.
-const POINTS: [(f64, f64); 2] = [(0.5, 0.454_936), (0.8, 1.642_374)];
+/// and points farther out, since some functions feel a busy machine more than others. The rest may have changed.
+const POINTS: [(f64, f64); 3] = [(0.5, 0.454_936), (0.8, 1.642_374), (0.95, 3.841_459)];
+/// The standard deviation of such a point of one number, over its square: √(p (1 − p)) over the density there. 1.8 to 2.3.
+const POINT_NOISE: f64 = 2.0;
+/// With a function's inclusive share that of its callers and callees changes: more of them may have.
+const POINTS_OF_TOTALS: usize = 2;
 /// Halvings of an interval: far below the noise of the estimate.
 const STEPS: usize = 40;
 /// A standard deviation of log odds of 3, a factor of 20: two runs that have next to nothing in common.
@@ -30,11 +35,11 @@ pub(super) struct Bulk {
     variance: f64,
 }
 
-/// What the bulk of the functions did.
-pub(super) fn of(functions: impl Iterator<Item = (Observed, Observed)>) -> Bulk {
+/// What the bulk of the functions did; `None` where there are too few to tell.
+pub(super) fn of(part: Part, functions: impl Iterator<Item = (Observed, Observed)>) -> Option<Bulk> {
     let mut seen: Vec<(f64, f64)> = functions.filter_map(|(then, now)| log_odds(then, now)).collect();
     if seen.len() < FUNCTIONS_MIN {
-        return Bulk::default();
+        return None;
     }
     let differences = || seen.iter().map(|(difference, _)| *difference);
     // From both ends, so that swapping both sides turns the sign and nothing else.
@@ -43,21 +48,24 @@ pub(super) fn of(functions: impl Iterator<Item = (Observed, Observed)>) -> Bulk 
     for (difference, _) in &mut seen {
         *difference -= typical;
     }
-    let too_wide = |extra: f64| {
-        POINTS.iter().any(|(part, square)| {
+    let points = if part == Part::Total { POINTS_OF_TOTALS } else { POINTS.len() };
+    let too_wide = |extra: f64, chance: f64| {
+        POINTS.iter().take(points).any(|(part, square)| {
             let squares = seen.iter().map(|(difference, noise)| difference * difference / (noise + extra));
-            point(squares.collect(), *part) > *square
+            point(squares.collect(), *part) > *square * chance
         })
     };
-    if !too_wide(0.0) {
-        return Bulk::default();
+    // A point of so many numbers is off by chance as well: two runs that may be alike are taken to be.
+    let chance = 1.0 + Z_95 * POINT_NOISE / super::stats::size(seen.len()).sqrt();
+    if !too_wide(0.0, chance) {
+        return Some(Bulk::default());
     }
     let (mut low, mut high) = (0.0, VARIANCE_MAX);
     for _ in 0..STEPS {
         let middle = (low + high) / 2.0;
-        if too_wide(middle) { low = middle } else { high = middle }
+        if too_wide(middle, 1.0) { low = middle } else { high = middle }
     }
-    Bulk { typical, variance: high }
+    Some(Bulk { typical, variance: high })
 }
 
 impl Bulk {
@@ -115,7 +123,11 @@ fn point(mut values: Vec<f64>, part: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bulk, Observed, of};
+    use super::{Bulk, Observed, Part};
+
+    fn of(functions: impl Iterator<Item = (Observed, Observed)>) -> Option<Bulk> {
+        super::of(Part::Total, functions)
+    }
 
     fn side(share: f64, n: f64) -> Observed {
         Observed { share, n, freedom: f64::INFINITY }
@@ -127,24 +139,24 @@ mod tests {
 
     #[test]
     fn a_few_changed_functions_are_not_the_bulk() {
-        assert!(of(pairs(|at| if at < 15 { 1.5 } else { 1.0 }).into_iter()).is_still());
+        assert!(of(pairs(|at| if at < 15 { 1.5 } else { 1.0 }).into_iter()).unwrap().is_still());
         // All of them alike: a load.
-        assert!(of(pairs(|_| 1.2).into_iter()).is_still());
-        assert!(of(pairs(|at| 1.0 + at as f64 / 50.0).into_iter().take(19)).is_still());
+        assert!(of(pairs(|_| 1.2).into_iter()).unwrap().is_still());
+        assert!(of(pairs(|at| 1.0 + at as f64 / 50.0).into_iter().take(19)).is_none());
     }
 
     #[test]
     fn what_was_seen_a_few_times_says_nothing_of_the_bulk() {
         let far =
             |n: f64| (0..100_u32).map(move |at| (side(0.027, n), side(0.004 * f64::from(at % 9 + 1), 2e3)));
-        assert!(of(far(37.0)).is_still());
-        assert!(of(far(3_700.0)).variance > 0.3);
+        assert!(of(far(37.0)).is_none_or(|bulk| bulk.is_still()));
+        assert!(of(far(3_700.0)).unwrap().variance > 0.3);
     }
 
     #[test]
     fn what_the_bulk_did_is_no_change_of_a_function() {
         // Each lost two fifths of its share, give or take a tenth.
-        let bulk = of(pairs(|at| 0.6 * (0.9 + (at % 11) as f64 / 50.0)).into_iter());
+        let bulk = of(pairs(|at| 0.6 * (0.9 + (at % 11) as f64 / 50.0)).into_iter()).unwrap();
         assert!(!bulk.is_still() && (bulk.typical - 0.6_f64.ln()).abs() < 0.05, "{bulk:?}");
         assert!(bulk.stands_out(side(0.05, 1e5), side(0.03, 1e5)) > 0.5);
         assert!(bulk.stands_out(side(0.05, 1e5), side(0.05, 1e5)) < 1e-6);
@@ -169,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_bulk_that_lies_apart_widens_what_noise_may_do() {
-        let bulk = of(pairs(|at| 1.0 + (at % 11) as f64 / 100.0).into_iter());
+        let bulk = of(pairs(|at| 1.0 + (at % 11) as f64 / 100.0).into_iter()).unwrap();
         let spread = bulk.variance.sqrt();
         assert!(spread > 0.03 && spread < 0.06, "{spread}");
         let known = Bulk { typical: 0.0, variance: 0.04 * 0.04 };

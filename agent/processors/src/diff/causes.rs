@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use model::finding::{Cause, FunctionDiff};
 
 use super::calls::Calls;
+use super::found::{Found, Proof};
 use super::load::Load;
-use super::pair::{Pair, Shift};
+use super::pair::{Pair, Part};
 
 /// Calls followed downwards. Deeper than any path on which each call takes most of its caller.
 const DEPTH_MAX: usize = 128;
@@ -52,21 +53,20 @@ enum End<'a> {
     Moved(&'a str),
 }
 
-/// Fills in [`FunctionDiff::cause`] and [`FunctionDiff::through`] of each row; beside it what of its share changed beyond
-/// noise.
-pub(super) fn explain(rows: &mut [(FunctionDiff, Shift)], pair: &Pair<'_>, calls: &Calls<'_, '_>) {
+/// Fills in [`FunctionDiff::cause`] and [`FunctionDiff::through`] of each row.
+pub(super) fn explain(rows: &mut [(FunctionDiff, Found<'_>)], pair: &Pair<'_>, calls: &Calls<'_, '_>) {
     if rows.is_empty() {
         return;
     }
     let collector = collector(calls);
     let load = Load::between(pair);
-    for (row, part) in rows {
-        let Some(name) = pair.name(&row.name) else { continue };
-        if is_load(name, *part, pair, load) {
+    for (row, found) in rows {
+        let name = found.both.name;
+        if is_load(found, pair, load) {
             row.cause = Cause::Load;
             continue;
         }
-        let (cause, through) = match end(calls, name, row.after > row.before) {
+        let (cause, through) = match end(calls, found) {
             End::Moved(callee) => (Cause::Moved, Some(callee)),
             End::Begins(at) if is_runtime(name) || collector.contains(at) => (Cause::Runtime, Some(at)),
             End::Begins(at) => match counterpart(calls, at) {
@@ -80,30 +80,44 @@ pub(super) fn explain(rows: &mut [(FunctionDiff, Shift)], pair: &Pair<'_>, calls
     }
 }
 
-/// Whether a function costs what the load lets it cost, or only has another share because others changed: by the part of
-/// it that changed.
-fn is_load(name: &str, part: Shift, pair: &Pair<'_>, load: Option<Load>) -> bool {
-    let (seen, scaled) = (part.change(), pair.scaled(part).change());
-    load.is_some_and(|load| load.explains(pair, part, pair.noise(name, (part.before + part.after) / 2.0)))
+/// Whether what changed costs what the load lets it cost, or only has another share because others changed.
+fn is_load(found: &Found<'_>, pair: &Pair<'_>, load: Option<Load>) -> bool {
+    let (seen, scaled) = (found.seen.change(), pair.scaled(found.seen).change());
+    load.is_some_and(|load| load.explains(pair, found.seen, found.noise))
         || scaled * seen.signum() <= CANCELLED * seen.abs()
 }
 
-/// Follows the call that carries most of the change, as long as there is one.
-fn end<'a>(calls: &Calls<'_, 'a>, row: &'a str, is_risen: bool) -> End<'a> {
-    let along = |change: f64| if is_risen { change } else { -change };
+/// Follows the call that carries most of the change, as long as there is one; first the one that is known to.
+///
+/// Functions that call each other in a circle are passed once: where the way ends in one, it goes on from there.
+fn end<'a>(calls: &Calls<'_, 'a>, found: &Found<'a>) -> End<'a> {
+    let along = |change: f64| change * found.seen.change().signum();
+    let row = found.both.name;
     let (mut at, mut seen) = (row, BTreeSet::from([row]));
-    for _ in 0..DEPTH_MAX {
+    let mut known = match found.proof {
+        Proof::Own => return End::Begins(row),
+        Proof::Call(callee) => Some((along(calls.edge(row, callee).change()), callee)),
+        Proof::Whole => None,
+    };
+    let most = |at: &str, is_wanted: &dyn Fn(&str) -> bool| {
         let whole = along(calls.pair.total(at).change());
         let own = along(calls.pair.own(at).change());
-        let most = calls
+        calls
             .callees(at)
-            // Functions that call each other in a circle are passed once.
-            .filter(|(callee, _)| !seen.contains(callee))
+            .filter(|(callee, _)| is_wanted(callee))
             .map(|(callee, shift)| (along(shift.change()), callee))
-            .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(a.1)));
-        let Some((passed, callee)) = most.filter(|(passed, _)| *passed > own && *passed >= MOST * whole)
-        else {
-            return End::Begins(at);
+            .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(a.1)))
+            .filter(|(passed, _)| *passed > own && *passed >= MOST * whole)
+    };
+    for _ in 0..DEPTH_MAX {
+        let is_new = |callee: &str| !seen.contains(callee);
+        let Some((passed, callee)) = known.take().or_else(|| most(at, &is_new)) else {
+            let back = most(at, &|callee| seen.contains(callee)).map(|(_, back)| back);
+            let Some(back) = back.filter(|back| most(back, &is_new).is_some()) else {
+                return End::Begins(at);
+            };
+            at = back;
+            continue;
         };
         if along(calls.pair.total(callee).change()) < MOST * passed {
             let is_moved = has_opposite(calls, (at, callee), passed * along(1.0));
@@ -121,11 +135,7 @@ fn has_opposite(calls: &Calls<'_, '_>, (caller, callee): (&str, &str), given: f6
         let edge = calls.edge(other, callee);
         let taken = -edge.change() * given.signum();
         // Of many callers, the noise adds up to something as well.
-        if taken >= CALLER_NOISE * calls.pair.noise(other, (edge.before + edge.after) / 2.0) {
-            taken
-        } else {
-            0.0
-        }
+        if taken >= CALLER_NOISE * calls.pair.typical_noise(edge.size()) { taken } else { 0.0 }
     };
     let others = calls.callers(callee).filter(|other| *other != caller);
     others.map(taken).sum::<f64>() >= MOST * given.abs()
@@ -133,7 +143,7 @@ fn has_opposite(calls: &Calls<'_, '_>, (caller, callee): (&str, &str), given: f6
 
 /// Whether it is part of Go's runtime, which does what the program makes it do.
 fn is_runtime(name: &str) -> bool {
-    name.starts_with("runtime.")
+    ["runtime.", "runtime/", "internal/runtime/"].iter().any(|start| name.starts_with(start))
 }
 
 /// Another function that lost what this one gained, or the other way round: the same work under another name, or within
@@ -157,9 +167,9 @@ fn sibling<'a>(calls: &Calls<'_, 'a>, (caller, at): (&'a str, &'a str), given: f
         .filter(|(other, _)| *other != at)
         .map(|(other, shift)| (other, shift, (shift.change() + given).abs()))
         .filter(|(other, shift, left)| {
-            let size = (shift.before + shift.after) / 2.0;
             *left <= CANCELLED * given.abs()
-                && shift.change().abs() >= COUNTERPART_NOISE * calls.pair.noise(other, size)
+                && shift.change().abs()
+                    >= COUNTERPART_NOISE * calls.pair.noise(other, Part::Total, shift.size())
         })
         .min_by(|a, b| a.2.total_cmp(&b.2).then(a.0.cmp(b.0)))
         .map(|(other, _, _)| other)
@@ -169,14 +179,15 @@ fn sibling<'a>(calls: &Calls<'_, 'a>, (caller, at): (&'a str, &'a str), given: f
 /// in the other's callees changed by the opposite.
 fn within<'a>(calls: &Calls<'_, 'a>, (caller, at): (&'a str, &'a str), given: f64) -> Option<&'a str> {
     let own = calls.pair.own(caller);
-    let (mut taken, mut size) = (own.change(), (own.before + own.after) / 2.0);
+    let (mut taken, mut size) = (own.change(), own.size());
     for (callee, _) in calls.callees(at) {
         let edge = calls.edge(caller, callee);
         taken += edge.change();
-        size += (edge.before + edge.after) / 2.0;
+        size += edge.size();
     }
     let cancels = (taken + given).abs() <= CANCELLED * given.abs();
-    (cancels && taken.abs() >= COUNTERPART_NOISE * calls.pair.noise(caller, size)).then_some(caller)
+    (cancels && taken.abs() >= COUNTERPART_NOISE * calls.pair.noise(caller, Part::Total, size))
+        .then_some(caller)
 }
 
 /// Functions of the collector, and those that nothing else calls.

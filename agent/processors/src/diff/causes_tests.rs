@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::finding::{Cause, FunctionDiff};
+use model::finding::{Cause, FunctionDiff, Proof};
 use model::profile::{FunctionCount, FunctionCounts, ProfileKind};
 use model::time::SECOND_NS;
 
@@ -100,6 +100,38 @@ fn a_row_says_whether_the_change_begins_in_it() {
     assert_eq!(rows[0].after_per_request, Some(0.004));
 }
 
+/// Twelve windows in which `lookup` has a half more or less, beside these stacks.
+fn unsteady(stacks: &[(&'static str, u64)]) -> FunctionCounts {
+    let parts: Vec<FunctionCounts> = (0..12)
+        .map(|turn| {
+            let mut stacks = stacks.to_vec();
+            let lookup = stacks.iter_mut().find(|(stack, _)| stack.ends_with("lookup"));
+            lookup.into_iter().for_each(|stack| stack.1 = [200, 600][turn % 2]);
+            window(&stacks)
+        })
+        .collect();
+    FunctionCounts::joined(&parts).unwrap()
+}
+
+#[test]
+fn a_function_that_varies_is_told_by_the_part_of_it_that_grew() {
+    let row = |after: &FunctionCounts| {
+        let rows = compare(&unsteady(&BASE), after);
+        rows.into_iter().find(|row| row.name == "get")
+    };
+    // The same work in other windows.
+    assert_eq!(row(&unsteady(&with(&[("main;raft", "main;raft", 310)]))), None);
+    let own = row(&unsteady(&with(&[("main;serve;get", "main;serve;get", 400)]))).unwrap();
+    assert_eq!((own.cause, &own.through), (Cause::Itself, &None));
+    let callee = row(&unsteady(&with(&[("", "main;serve;get;check", 100)]))).unwrap();
+    assert_eq!((callee.cause, callee.through.as_deref()), (Cause::Callee, Some("check")));
+    assert_eq!((own.proof, callee.proof), (Proof::OwnTime, Proof::Callee("check".to_owned())));
+    // All of it varies by more than that: its interval says so.
+    assert!(own.low < 0.0 && callee.low < 0.0);
+    // As much as the floor, but in a part that hardly counts for it.
+    assert_eq!(row(&unsteady(&with(&[("", "main;serve;get;check", 20)]))), None);
+}
+
 #[test]
 fn work_under_another_name_has_moved() {
     let after = with(&[("main;serve;put;encode", "main;serve;put;encodeV2", 200)]);
@@ -114,6 +146,22 @@ fn work_that_its_caller_does_now_has_moved() {
     assert_eq!(causes(&seen), [("encode", Cause::Moved, "put")]);
     let seen = compare(&steady(&after), &steady(&BASE));
     assert_eq!(causes(&seen), [("encode", Cause::Moved, "put")]);
+}
+
+/// What is done elsewhere costs a little more or less there, by chance: that makes no change of it.
+#[test]
+fn work_that_moved_within_a_function_is_no_change_of_it_whatever_chance_adds() {
+    for by in 0..=12 {
+        // Inlined into its caller, and called by another name.
+        let inlined = with(&[("main;serve;put;encode", "main;serve;put", 194 + by)]);
+        let renamed = with(&[("main;serve;put;encode", "main;serve;put;encodeV2", 194 + by)]);
+        for after in [inlined, renamed] {
+            let rows = compare(&steady(&BASE), &steady(&after));
+            let told: Vec<_> = rows.iter().filter(|row| row.cause.is_change()).collect();
+            assert!(told.is_empty(), "{told:?}");
+            assert!(rows.iter().all(|row| row.name != "put"), "{:?}", causes(&rows));
+        }
+    }
 }
 
 #[test]
@@ -246,7 +294,8 @@ fn any_profile_is_itself_and_a_swap_only_turns_the_signs() {
             let rounded = |x: f64| (x * 1e9).round();
             (
                 row.name.clone(),
-                row.cause,
+                (row.cause, row.through.clone(), row.proof.clone()),
+                rounded(row.q),
                 rounded(row.before),
                 rounded(row.after),
                 rounded(row.low),

@@ -1,15 +1,15 @@
 //! Which functions changed beyond noise, and by so much that it matters.
 //!
 //! Owns the family of tests and what they prove. A large function varies more than what grew in it: where its own time, or
-//! one of its callees, changed beyond noise and is most of its change, it changed too, though its share alone could not
-//! tell.
+//! what it spends in a callee that changed, is beyond noise and most of its change, it changed too, though its share alone
+//! could not tell.
 
 use std::collections::BTreeMap;
 
 use super::calls::Calls;
 use super::pair::{Both, Pair, Part, Shift};
 use super::stats::{self, Z_95};
-use super::{FALSE_DISCOVERY_RATE, RELATIVE_FLOOR, SHARE_FLOOR};
+use super::{FALSE_DISCOVERY_RATE, FALSE_DISCOVERY_RATE_APART, RELATIVE_FLOOR, SHARE_FLOOR};
 
 /// So much of a function's change must be in the part that changed beyond noise.
 const MOST: f64 = 0.5;
@@ -19,52 +19,97 @@ const SEEN_OF_FLOOR: f64 = 0.5;
 /// The same of a part, which has less noise.
 const PART_OF_FLOOR: f64 = 0.8;
 
+/// What of a function is sure to have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof<'a> {
+    /// All of it.
+    Whole,
+    /// Its own time.
+    Own,
+    /// What it spends in this callee.
+    Call(&'a str),
+}
+
 /// A function that changed, and how sure that is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found<'a> {
     pub(super) both: Both<'a>,
     pub(super) q: f64,
-    /// What of its share changed beyond noise: all of it, its own time, or what it spends in one callee.
-    pub(super) part: Shift,
+    pub(super) proof: Proof<'a>,
+    /// The shares of what is sure to have changed.
+    pub(super) seen: Shift,
+    /// The standard deviation that noise gives their change.
+    pub(super) noise: f64,
 }
 
-/// All of them, by name. Inclusive and own shares are one family (Benjamini and Hochberg, 1995).
-pub(super) fn found<'a>(pair: &Pair<'a>, calls: &Calls<'_, 'a>) -> Vec<Found<'a>> {
-    let tests: Vec<(Part, Both<'a>)> = [Part::Total, Part::Own]
-        .into_iter()
-        .flat_map(|part| pair.candidates(part).into_iter().map(move |both| (part, both)))
-        .collect();
-    let p_values: Vec<f64> = tests.iter().map(|(part, both)| pair.p_value(both, *part)).collect();
-    let mut found: BTreeMap<&str, Found<'a>> = BTreeMap::new();
-    for ((part, both), q) in tests.into_iter().zip(stats::q_values(&p_values)) {
+/// Those that a test of their own tells, by name. Inclusive and own shares are a family each (Benjamini and Hochberg, 1995).
+pub(super) fn tested<'a>(pair: &Pair<'a>) -> BTreeMap<&'a str, Found<'a>> {
+    let mut found = BTreeMap::new();
+    test(pair, Part::Total, &mut found);
+    test(pair, Part::Own, &mut found);
+    found
+}
+
+fn test<'a>(pair: &Pair<'a>, part: Part, found: &mut BTreeMap<&'a str, Found<'a>>) {
+    let candidates = pair.candidates(part);
+    let p_values: Vec<f64> = candidates.iter().map(|both| pair.p_value(both, part)).collect();
+    for (both, q) in candidates.into_iter().zip(stats::q_values(&p_values)) {
         let seen = pair.seen(&both, part);
         let (low, high) = pair.interval(&both, part);
         let farthest = if seen.change() > 0.0 { high } else { -low };
-        let is_so = match part {
-            Part::Total => matters(seen, farthest),
-            Part::Own => has_part(pair, &both, (seen, farthest)),
+        let (is_so, proof) = match part {
+            Part::Total => (matters(seen, farthest), Proof::Whole),
+            Part::Own => (is_changed_by(pair, &both, (seen, farthest)), Proof::Own),
         };
-        if is_so && q <= FALSE_DISCOVERY_RATE {
-            surer(&mut found, Found { both, q, part: seen });
+        let rate = if pair.is_still(part) { FALSE_DISCOVERY_RATE } else { FALSE_DISCOVERY_RATE_APART };
+        if is_so && q <= rate {
+            let noise = pair.noise(both.name, part, seen.size());
+            put(found, Found { both, q, proof, seen, noise });
         }
     }
-    let mut next: Vec<&str> = found.keys().copied().collect();
-    while let Some(callee) = next.pop() {
-        let Some(Found { both, q, .. }) = found.get(callee).copied() else { continue };
+}
+
+/// And those of which what they spend in one of these is told.
+pub(super) fn with_callers<'a>(
+    mut found: BTreeMap<&'a str, Found<'a>>,
+    pair: &Pair<'a>,
+    calls: &Calls<'_, 'a>,
+) -> Vec<Found<'a>> {
+    let mut next: Vec<(f64, &str)> = found.values().map(|found| (found.q, found.both.name)).collect();
+    // The surest last, and what it tells of behind it: no function is looked at twice.
+    next.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(a.1)));
+    while let Some((q, callee)) = next.pop() {
+        let Some(both) = pair.both(callee) else { continue };
+        let whole = pair.seen(&both, Part::Total);
         for caller in calls.callers(callee) {
+            if found.get(caller).is_some_and(|known| known.q <= q) {
+                continue;
+            }
             let Some(other) = pair.both(caller) else { continue };
-            let part = calls.seen(caller, callee);
+            let seen = calls.seen(caller, callee);
             // Calls have no windows of their own: their noise is taken for that of the callee.
-            let noise = Z_95 * pair.noise(callee, (part.before + part.after) / 2.0);
-            let is_proven = is_most(part, pair.seen(&both, Part::Total))
-                && has_part(pair, &other, (part, part.change().abs() + noise));
-            // Only what got surer is looked at again, so this ends.
-            if is_proven && surer(&mut found, Found { both: other, q, part }) {
-                next.push(caller);
+            let noise = pair.noise(callee, Part::Total, seen.size());
+            let change = seen.change().abs();
+            let is_so = change > Z_95 * noise
+                && is_most(seen, whole)
+                && is_changed_by(pair, &other, (seen, change + Z_95 * noise));
+            if is_so {
+                put(&mut found, Found { both: other, q, proof: Proof::Call(callee), seen, noise });
+                next.push((q, caller));
             }
         }
     }
     found.into_values().collect()
+}
+
+/// Of two proofs that of all of it is kept, else the surer one; the surer q in any case.
+fn put<'a>(found: &mut BTreeMap<&'a str, Found<'a>>, new: Found<'a>) {
+    let known = found.entry(new.both.name).or_insert(new);
+    let q = known.q.min(new.q);
+    if known.proof != Proof::Whole && new.q < known.q {
+        *known = new;
+    }
+    known.q = q;
 }
 
 /// The smallest change that matters to a function of this share.
@@ -77,23 +122,19 @@ fn matters(whole: Shift, farthest: f64) -> bool {
     farthest >= floor(whole) && whole.change().abs() >= SEEN_OF_FLOOR * floor(whole)
 }
 
-/// Whether a part of it changed by so much that all of it did.
-fn has_part(pair: &Pair<'_>, both: &Both<'_>, (part, farthest): (Shift, f64)) -> bool {
+/// Whether a part of it changed by so much that all of it did. The rest must be as it was, by what noise may do to the
+/// whole: else the work only moved from there.
+fn is_changed_by(pair: &Pair<'_>, both: &Both<'_>, (part, farthest): (Shift, f64)) -> bool {
     let whole = pair.seen(both, Part::Total);
-    is_most(part, whole) && farthest >= floor(whole) && part.change().abs() >= PART_OF_FLOOR * floor(whole)
+    let taken = -(whole.change() - part.change()) * part.change().signum();
+    is_most(part, whole)
+        && farthest >= floor(whole)
+        && part.change().abs() >= PART_OF_FLOOR * floor(whole)
+        && taken <= Z_95 * pair.noise(both.name, Part::Total, whole.size())
 }
 
 /// Whether the change of a part goes the same way and is most of the whole.
 fn is_most(part: Shift, whole: Shift) -> bool {
     let change = whole.change();
     part.change() * change.signum() >= MOST * change.abs() && change != 0.0
-}
-
-/// Keeps the surest; whether this one is.
-fn surer<'a>(found: &mut BTreeMap<&'a str, Found<'a>>, new: Found<'a>) -> bool {
-    let is_surer = found.get(new.both.name).is_none_or(|known| new.q < known.q);
-    if is_surer {
-        found.insert(new.both.name, new);
-    }
-    is_surer
 }

@@ -78,6 +78,11 @@ pub(super) struct Shift {
 }
 
 impl Shift {
+    /// The mean of both sides.
+    pub(super) fn size(self) -> f64 {
+        (self.before + self.after) / 2.0
+    }
+
     /// What was added.
     pub(super) fn change(self) -> f64 {
         self.after - self.before
@@ -105,8 +110,27 @@ pub(super) struct Pair<'a> {
 }
 
 impl Noise {
-    fn of(before: &FunctionCounts, after: &FunctionCounts, part: Part) -> Noise {
-        Noise { spreads: (Spread::of(before, part), Spread::of(after, part)), bulk: Bulk::default() }
+    /// What is known of all shares stands in for what too few tell of their own.
+    fn of((before, after): (&FunctionCounts, &FunctionCounts), part: Part, all: Option<&Noise>) -> Noise {
+        let spreads = (
+            Spread::of(before, part, all.map(|all| &all.spreads.0)),
+            Spread::of(after, part, all.map(|all| &all.spreads.1)),
+        );
+        Noise { spreads, bulk: Bulk::default() }
+    }
+
+    /// The standard deviation of the change of a share of this size.
+    fn of_size(
+        &self,
+        (before, then): (&FunctionCounts, Option<u32>),
+        (after, now): (&FunctionCounts, Option<u32>),
+        size: f64,
+    ) -> f64 {
+        let (a, b) = &self.spreads;
+        let n = a.effect(then, (b, now)).factor / ratio(before.samples, 1)
+            + b.effect(now, (a, then)).factor / ratio(after.samples, 1);
+        let odds = size * (1.0 - size).max(0.0);
+        (odds * n + odds * odds * self.bulk.variance()).sqrt()
     }
 }
 
@@ -118,24 +142,21 @@ impl<'a> Pair<'a> {
         if !comparable {
             return None;
         }
+        let total = Noise::of((before, after), Part::Total, None);
         let mut pair = Pair {
             before,
             after,
             functions: BTreeMap::new(),
-            total: Noise::of(before, after, Part::Total),
-            own: Noise::of(before, after, Part::Own),
+            own: Noise::of((before, after), Part::Own, Some(&total)),
+            total,
             scale: 1.0,
         };
         pair.read(before, |(then, _)| then);
         pair.read(after, |(_, now)| now);
         pair.scale = pair.typical_ratio(|value| share(value, before), |value| share(value, after));
-        for part in [Part::Total, Part::Own] {
-            let bulk = bulk::of(pair.candidates(part).iter().map(|both| pair.observed(both, part)));
-            match part {
-                Part::Total => pair.total.bulk = bulk,
-                Part::Own => pair.own.bulk = bulk,
-            }
-        }
+        let bulk = |part| bulk::of(part, pair.candidates(part).iter().map(|both| pair.observed(both, part)));
+        let (total, own) = (bulk(Part::Total).unwrap_or_default(), bulk(Part::Own));
+        (pair.total.bulk, pair.own.bulk) = (total, own.unwrap_or(total));
         Some(pair)
     }
 
@@ -175,6 +196,11 @@ impl<'a> Pair<'a> {
             Part::Total => &self.total,
             Part::Own => &self.own,
         }
+    }
+
+    /// Whether both sides differ by noise alone, but for a few functions.
+    pub(super) fn is_still(&self, part: Part) -> bool {
+        self.known(part).bulk.is_still()
     }
 
     /// Functions whose mean share nearly reaches half the floor, by name: a filter that does not look at the difference.
@@ -252,24 +278,21 @@ impl<'a> Pair<'a> {
         self.shift(then.own, now.own)
     }
 
-    /// The name as the profiles hold it.
-    pub(super) fn name(&self, name: &str) -> Option<&'a str> {
-        self.functions.get_key_value(name).map(|(name, _)| *name)
-    }
-
     /// All names.
     pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
         self.functions.keys().copied()
     }
 
-    /// The standard deviation that noise gives the change of a share of this size, of this function or a part of it.
-    pub(super) fn noise(&self, name: &str, size: f64) -> f64 {
-        let (then, now) = &self.total.spreads;
-        let (a, b) = self.functions.get(name).map_or((None, None), |(a, b)| (a.at, b.at));
-        let n = then.effect(a, (now, b)).factor / ratio(self.before.samples, 1)
-            + now.effect(b, (then, a)).factor / ratio(self.after.samples, 1);
-        let odds = size * (1.0 - size).max(0.0);
-        (odds * n + odds * odds * self.total.bulk.variance()).sqrt()
+    /// The standard deviation that noise gives the change of a share of this size, which is of this function or of calls to
+    /// it.
+    pub(super) fn noise(&self, name: &str, part: Part, size: f64) -> f64 {
+        let (then, now) = self.functions.get(name).map_or((None, None), |(then, now)| (then.at, now.at));
+        self.known(part).of_size((self.before, then), (self.after, now), size)
+    }
+
+    /// The same of any function.
+    pub(super) fn typical_noise(&self, size: f64) -> f64 {
+        self.total.of_size((self.before, None), (self.after, None), size)
     }
 
     /// Two values as shares, in units in which a typical function did not change.

@@ -1,6 +1,6 @@
 //! The tables of `agent diff`.
 
-use model::finding::FunctionDiff;
+use model::finding::{FunctionDiff, Proof};
 
 use super::{Compared, Failed, NAMED_MAX, Named, Told};
 use crate::cli::opened::{Opened, is_colourful, percent, shown, sureness, taken, title, whole};
@@ -89,11 +89,15 @@ fn row(function: &FunctionDiff, colourful: bool) -> String {
     };
     let q = if q < 0.001 { "< 0.001".to_owned() } else { format!("{q:.3}") };
     let note = if after <= 0.0 {
-        " (gone)"
+        " (gone)".to_owned()
     } else if before <= 0.0 {
-        " (new)"
+        " (new)".to_owned()
     } else {
-        ""
+        match &function.proof {
+            Proof::Whole => String::new(),
+            Proof::OwnTime => " (its own time)".to_owned(),
+            Proof::Callee(callee) => format!(" (in {})", shown(callee)),
+        }
     };
     format!(
         "{:>7} {:<8}  {:>7} {:<8}  {told} {q:>7}  {}{note}",

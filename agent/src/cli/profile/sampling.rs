@@ -14,9 +14,6 @@ use tokio::task::spawn_blocking;
 use super::bar::Bar;
 use super::gather::DRAW_EVERY;
 
-/// How often is looked whether all processes have ended, where nobody watches a bar.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// By what stacks are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Engine {
@@ -81,7 +78,7 @@ pub(super) async fn watch<T>(
 ) -> Ended<T> {
     let stop = tokio::signal::ctrl_c();
     tokio::pin!(stop, until);
-    let mut draw = tokio::time::interval(if bar.is_some() { DRAW_EVERY } else { LOOK_EVERY });
+    let mut draw = tokio::time::interval(DRAW_EVERY);
     loop {
         let passed = Duration::from_nanos(clock.now().since_ns(at));
         let left = length.saturating_sub(passed);

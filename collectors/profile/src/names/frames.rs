@@ -6,7 +6,7 @@ use model::profile::{FrameKind, Function};
 
 use crate::binaries::Binary;
 use crate::symbols::gopclntab::{Frame, Pc};
-use crate::symbols::native::Symbol;
+use crate::symbols::native::{NativeSymbols, Symbol};
 
 use super::known::{Called, Ends};
 
@@ -43,17 +43,22 @@ pub(super) fn of(
         let function = symbol.name;
         Frame { function, source: None, start_line: None, inlined: false, wrapper: false }
     };
-    let native = binary.with_native(|symbols| match depth {
-        Depth::Lines => symbols.frames(pc).unwrap_or_default(),
-        Depth::Functions => symbols.symbol(pc).ok().flatten().map(named).into_iter().collect(),
-        Depth::Sparing => match symbols.symbol(pc).ok().flatten() {
-            Some(symbol) => vec![named(symbol)],
+    let symbol = |symbols: &mut _| NativeSymbols::symbol(symbols, pc).ok().flatten().map(named);
+    let lines = |hot: &mut Hot| {
+        hot.touch(binary, Depth::Lines);
+        binary.with_native(|symbols| symbols.frames(pc).ok()).flatten().unwrap_or_default()
+    };
+    let native = match depth {
+        Depth::Lines => lines(hot),
+        Depth::Functions => binary.with_native(symbol).flatten().into_iter().collect(),
+        Depth::Sparing => match binary.with_native(|symbols| (symbol(symbols), symbols.is_whole())) {
+            Some((Some(symbol), _)) => vec![symbol],
             // Who is asked for no more than functions may still be the only one to know this one.
-            None if !symbols.is_whole() => symbols.frames(pc).unwrap_or_default(),
-            None => Vec::new(),
+            Some((None, false)) => lines(hot),
+            Some((None, true)) | None => Vec::new(),
         },
-    });
-    native.into_iter().flatten().map(self::native).collect()
+    };
+    native.into_iter().map(self::native).collect()
 }
 
 /// Files whose debug information is loaded. That of a browser is 100 MiB, and a hostile file has as much.

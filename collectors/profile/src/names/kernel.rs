@@ -9,6 +9,9 @@ use std::collections::VecDeque;
 use crate::perf::session::KernelCode;
 use crate::symbols::kernel::{KernelError, KernelSymbols};
 
+/// A part of the list is kept by its gaps, which for more addresses than these take more than the whole of it.
+const AROUND_MAX: usize = 16 << 10;
+
 /// Where they come from.
 #[derive(Debug, Default)]
 pub struct Kernel {
@@ -55,7 +58,15 @@ impl Kernel {
         if addresses.is_empty() || matches!(self.list, List::Nameless(_)) {
             return;
         }
-        self.put(KernelSymbols::read_around(addresses));
+        let read = if addresses.len() <= AROUND_MAX {
+            KernelSymbols::read_around(addresses)
+        } else {
+            KernelSymbols::read()
+        };
+        // A list that was read before is better than none.
+        if read.is_ok() || matches!(self.list, List::Unread) {
+            self.put(read);
+        }
     }
 
     fn put(&mut self, read: Result<KernelSymbols, KernelError>) {

@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use model::profile::ProfileKind;
+
 use crate::perf::stacks::{KERNEL, NOWHERE, Stacks};
 
 use super::frames::Depth;
@@ -22,10 +24,12 @@ pub(super) struct Worth {
 }
 
 impl Worth {
-    pub(super) fn of(counted: &Stacks) -> Worth {
+    pub(super) fn of(counted: &Stacks, kind: ProfileKind) -> Worth {
         let mut worth = Worth::default();
+        // Who waits does so in the kernel: what counts is whence he went there.
+        let counts = |module: &u32| kind != ProfileKind::OffCpu || *module != KERNEL;
         for stack in counted.iter() {
-            let leaf = stack.frames().next().map(|frame| frame.module);
+            let leaf = stack.frames().map(|frame| frame.module).find(counts);
             if let Some(module) = leaf.filter(|module| !matches!(*module, KERNEL | NOWHERE)) {
                 *worth.by_module.entry(module).or_default() += stack.samples;
             }

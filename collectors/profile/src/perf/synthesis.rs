@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -88,12 +89,13 @@ impl Proc {
         let file = File::open(self.root.join(pid.to_string()).join("maps"));
         self.maps.clear();
         // Threads of the kernel have none, and those of others may be hidden from us: the name is true all the same.
-        let is_of_kernel = file.is_ok_and(|file| {
+        let is_without = file.is_ok_and(|file| {
             let read = file.take(MAPS_BYTES_MAX).read_to_end(&mut self.maps);
             read.is_ok_and(|bytes| bytes == 0)
         });
-        // They are all that there is of them, and half of what runs.
-        let threads = if is_of_kernel { Vec::new() } else { self.threads(pid, &name) };
+        // They are half of what runs, and each is all that there is of it. A program whose first thread has ended has none
+        // either, and others.
+        let threads = if is_without && self.is_single(pid) { Vec::new() } else { self.threads(pid, &name) };
         let lines = self.maps.split(|byte| *byte == b'\n');
         let mappings = lines.filter_map(|line| mapping(pid, line)).take(MAPPINGS_MAX).collect();
         processes.found(pid, Found { name: &name, threads, mappings, cgroup });
@@ -112,6 +114,11 @@ impl Proc {
         let is_zombie = matches!(fields.next(), Some("Z" | "X"));
         let threads = fields.nth(16).and_then(|threads| threads.parse().ok()).unwrap_or(0_u32);
         !is_zombie || threads > 1
+    }
+
+    /// Whether it is one thread: its folder of threads has a link for each, and two of its own.
+    fn is_single(&self, pid: u32) -> bool {
+        fs::metadata(self.root.join(format!("{pid}/task"))).is_ok_and(|folder| folder.nlink() <= 3)
     }
 
     fn threads(&mut self, pid: u32, name: &str) -> Vec<(u32, String)> {

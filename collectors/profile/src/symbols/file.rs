@@ -214,6 +214,7 @@ impl<R: ReadAt> Windows<R> {
         // What is kept for a small one is no more than that.
         bytes.truncate(size);
         bytes.shrink_to(size);
+        bytes.reserve_exact(size - bytes.len());
         bytes.resize(size, 0);
         self.fill(begin, &mut bytes)?;
         self.next = begin.saturating_add(u64::try_from(size).unwrap_or(0));

@@ -209,9 +209,11 @@ impl<R: ReadAt> NativeSymbols<R> {
         }
     }
 
-    /// Whether the symbol table is one that lists all functions, and not only those that the dynamic linker needs.
+    /// Whether there is a symbol table that lists all functions, and not only those that the dynamic linker needs.
     pub fn is_whole(&self) -> bool {
-        self.main.has(".symtab") || self.separate.as_ref().is_some_and(|file| file.has(".symtab"))
+        let is_refused = self.shortfalls.symbols.is_some();
+        let is_in = |image: &Image<R>| image.has(".symtab");
+        !is_refused && (is_in(&self.main) || self.separate.as_ref().is_some_and(is_in))
     }
 
     /// All functions at `pc`: first the innermost, last the one with the code. None where no table covers it.
