@@ -29,6 +29,14 @@ pub enum ProfileKind {
     Alloc,
 }
 
+impl ProfileKind {
+    /// Whether it is time over some time, and not a snapshot of what is there.
+    #[must_use]
+    pub fn has_length(self) -> bool {
+        matches!(self, ProfileKind::Cpu | ProfileKind::OffCpu)
+    }
+}
+
 /// The end of one [`crate::request::Request`] for a capture: exactly one for each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaptureResult {

@@ -245,11 +245,16 @@ pub fn shares<'a>(
     let wanted = pair.all().filter(|both| is_wanted(both.name));
     wanted
         .map(|both| {
-            let ((then, now), (low, high)) =
-                (pair.observed(&both, Part::Total), pair.interval(&both, Part::Total));
-            Shares { name: both.name, before: then.share, after: now.share, low, high }
+            let (seen, (low, high)) = (pair.seen(&both, Part::Total), pair.interval(&both, Part::Total));
+            Shares { name: both.name, before: seen.before, after: seen.after, low, high }
         })
         .collect()
+}
+
+/// The smallest change that matters to a function of this share, which is the smaller of both.
+#[must_use]
+pub fn floor(share: f64) -> f64 {
+    SHARE_FLOOR.max(RELATIVE_FLOOR * share)
 }
 
 /// The largest change first.
@@ -264,19 +269,19 @@ fn by_size(a: &FunctionDiff, b: &FunctionDiff) -> std::cmp::Ordering {
 
 fn row(pair: &Pair<'_>, found: &Found<'_>) -> FunctionDiff {
     let both = &found.both;
-    let (then, now) = pair.observed(both, Part::Total);
+    let (total, own) = (pair.seen(both, Part::Total), pair.seen(both, Part::Own));
     let (low, high) = pair.interval(both, Part::Total);
     let (before, after) = (pair.before, pair.after);
     FunctionDiff {
         name: both.name.to_owned(),
-        before: then.share,
-        after: now.share,
+        before: total.before,
+        after: total.after,
         low,
         high,
         before_abs: absolute(before, both.then.total),
         after_abs: absolute(after, both.now.total),
-        own_before: share(both.then.own, before),
-        own_after: share(both.now.own, after),
+        own_before: own.before,
+        own_after: own.after,
         q: found.q,
         proof: match found.proof {
             found::Proof::Whole => Proof::Whole,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FUNCTIONS_MAX, FunctionCount, FunctionCounts, ProfileKind};
+use super::{FUNCTIONS_MAX, FunctionCount, FunctionCounts};
 
 /// Windows of one profile: an hour of ten seconds each. Of more, neighbours are put together.
 pub const WINDOWS_MAX: usize = 360;
@@ -46,8 +46,7 @@ impl FunctionCounts {
     #[must_use]
     pub fn joined(parts: &[FunctionCounts]) -> Option<FunctionCounts> {
         let first = parts.first()?;
-        let has_length = matches!(first.kind, ProfileKind::Cpu | ProfileKind::OffCpu);
-        if !has_length || parts.iter().any(|part| part.kind != first.kind) {
+        if !first.kind.has_length() || parts.iter().any(|part| part.kind != first.kind) {
             return None;
         }
         let mut joined = FunctionCounts {

@@ -55,9 +55,6 @@ enum End<'a> {
 
 /// Fills in [`FunctionDiff::cause`] and [`FunctionDiff::through`] of each row.
 pub(super) fn explain(rows: &mut [(FunctionDiff, Found<'_>)], pair: &Pair<'_>, calls: &Calls<'_, '_>) {
-    if rows.is_empty() {
-        return;
-    }
     let collector = collector(calls);
     let load = Load::between(pair);
     for (row, found) in rows {

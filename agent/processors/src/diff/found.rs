@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::calls::Calls;
 use super::pair::{Both, Pair, Part, Shift};
 use super::stats::{self, Z_95};
-use super::{FALSE_DISCOVERY_RATE, FALSE_DISCOVERY_RATE_APART, RELATIVE_FLOOR, SHARE_FLOOR};
+use super::{FALSE_DISCOVERY_RATE, FALSE_DISCOVERY_RATE_APART};
 
 /// So much of a function's change must be in the part that changed beyond noise.
 const MOST: f64 = 0.5;
@@ -53,7 +53,8 @@ pub(super) fn tested<'a>(pair: &Pair<'a>) -> BTreeMap<&'a str, Found<'a>> {
 fn test<'a>(pair: &Pair<'a>, part: Part, found: &mut BTreeMap<&'a str, Found<'a>>) {
     let candidates = pair.candidates(part);
     let p_values: Vec<f64> = candidates.iter().map(|both| pair.p_value(both, part)).collect();
-    for (both, q) in candidates.into_iter().zip(stats::q_values(&p_values)) {
+    let rate = if pair.is_still(part) { FALSE_DISCOVERY_RATE } else { FALSE_DISCOVERY_RATE_APART };
+    for (both, q) in candidates.into_iter().zip(stats::q_values(&p_values)).filter(|(_, q)| *q <= rate) {
         let seen = pair.seen(&both, part);
         let (low, high) = pair.interval(&both, part);
         let farthest = if seen.change() > 0.0 { high } else { -low };
@@ -61,8 +62,7 @@ fn test<'a>(pair: &Pair<'a>, part: Part, found: &mut BTreeMap<&'a str, Found<'a>
             Part::Total => (matters(seen, farthest), Proof::Whole),
             Part::Own => (is_changed_by(pair, &both, (seen, farthest)), Proof::Own),
         };
-        let rate = if pair.is_still(part) { FALSE_DISCOVERY_RATE } else { FALSE_DISCOVERY_RATE_APART };
-        if is_so && q <= rate {
+        if is_so {
             let noise = pair.noise(both.name, part, seen.size());
             put(found, Found { both, q, proof, seen, noise });
         }
@@ -112,9 +112,9 @@ fn put<'a>(found: &mut BTreeMap<&'a str, Found<'a>>, new: Found<'a>) {
     known.q = q;
 }
 
-/// The smallest change that matters to a function of this share.
+/// The smallest change that matters to this function.
 fn floor(seen: Shift) -> f64 {
-    SHARE_FLOOR.max(RELATIVE_FLOOR * seen.before.min(seen.after))
+    super::floor(seen.before.min(seen.after))
 }
 
 /// Whether the change of the inclusive share, or the farthest that noise lets it be, is as large as the floor.

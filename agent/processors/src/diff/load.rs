@@ -3,7 +3,7 @@
 //! Owns that judgement. A function's cost may stay as it was or follow the load, or anything in between; what goes beyond
 //! both has another reason. Refuses to guess where the length of a profile is not known.
 
-use model::profile::{FunctionCounts, ProfileKind};
+use model::profile::FunctionCounts;
 
 use super::pair::{Pair, Shift};
 use super::ratio;
@@ -26,8 +26,7 @@ impl Load {
     /// From the requests a second where they were counted on both sides; else from what happened to a typical function.
     pub(super) fn between(pair: &Pair<'_>) -> Option<Load> {
         let (before, after) = (pair.before, pair.after);
-        let has_length = matches!(before.kind, ProfileKind::Cpu | ProfileKind::OffCpu);
-        if !has_length {
+        if !before.kind.has_length() {
             // A heap is as large as it is, whatever is asked.
             return Some(Load { low: 1.0, high: 1.0 });
         }

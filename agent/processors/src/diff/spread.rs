@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use model::profile::{FunctionCounts, ProfileKind};
+use model::profile::FunctionCounts;
 
 use super::pair::Part;
 use super::stats::size;
@@ -55,10 +55,7 @@ impl Spread {
     pub(super) fn of(counts: &FunctionCounts, part: Part, all: Option<&Spread>) -> Spread {
         let windows = counts.windows.len();
         let sum: u64 = counts.windows.iter().fold(0, |sum, window| sum.saturating_add(window.total));
-        let unseen = match counts.kind {
-            ProfileKind::Cpu | ProfileKind::OffCpu => UNSEEN,
-            ProfileKind::Heap | ProfileKind::Alloc | ProfileKind::Goroutine => INDEPENDENT,
-        };
+        let unseen = if counts.kind.has_length() { UNSEEN } else { INDEPENDENT };
         if windows < WINDOWS_MIN || sum == 0 {
             return Spread { by_function: BTreeMap::new(), typical: 1.0, freedom: None, unseen };
         }

@@ -44,17 +44,17 @@ pub(super) fn of(
         Frame { function, source: None, start_line: None, inlined: false, wrapper: false }
     };
     let symbol = |symbols: &mut _| NativeSymbols::symbol(symbols, pc).ok().flatten().map(named);
-    let lines = |hot: &mut Hot| {
-        hot.touch(binary, Depth::Lines);
-        binary.with_native(|symbols| symbols.frames(pc).ok()).flatten().unwrap_or_default()
-    };
+    let lines = || binary.with_native(|symbols| symbols.frames(pc).ok()).flatten().unwrap_or_default();
     let native = match depth {
-        Depth::Lines => lines(hot),
+        Depth::Lines => lines(),
         Depth::Functions => binary.with_native(symbol).flatten().into_iter().collect(),
         Depth::Sparing => match binary.with_native(|symbols| (symbol(symbols), symbols.is_whole())) {
             Some((Some(symbol), _)) => vec![symbol],
             // Who is asked for no more than functions may still be the only one to know this one.
-            Some((None, false)) => lines(hot),
+            Some((None, false)) => {
+                hot.touch(binary, Depth::Lines);
+                lines()
+            }
             Some((None, true)) | None => Vec::new(),
         },
     };

@@ -210,10 +210,9 @@ impl<R: ReadAt> NativeSymbols<R> {
     }
 
     /// Whether there is a symbol table that lists all functions, and not only those that the dynamic linker needs.
-    pub fn is_whole(&self) -> bool {
-        let is_refused = self.shortfalls.symbols.is_some();
-        let is_in = |image: &Image<R>| image.has(".symtab");
-        !is_refused && (is_in(&self.main) || self.separate.as_ref().is_some_and(is_in))
+    pub fn is_whole(&mut self) -> bool {
+        let has_all = self.with_table().is_some_and(|image| image.has(".symtab"));
+        has_all && self.shortfalls.symbols.is_none()
     }
 
     /// All functions at `pc`: first the innermost, last the one with the code. None where no table covers it.

@@ -2,8 +2,6 @@
 //!
 //! Owns the arithmetic of "larger by so much of the whole".
 
-use processors::diff::{RELATIVE_FLOOR, SHARE_FLOOR};
-
 use crate::dice::Dice;
 use crate::side::{Code, Drawn};
 
@@ -39,11 +37,6 @@ impl Move {
 
 /// What a new callee is called.
 pub(crate) const NEW: &str = "example.com/new.(*Thing).work";
-
-/// The smallest change that is a regression for a function of this share.
-pub(crate) fn floor(share: f64) -> f64 {
-    SHARE_FLOOR.max(RELATIVE_FLOOR * share)
-}
 
 /// Makes `function`, which has this share, dearer until its share is larger by `by`.
 ///

@@ -44,7 +44,7 @@ impl Recall {
     }
 
     fn add(&mut self, pair: &Pair) {
-        let Some((name, _)) = &pair.grown else { return };
+        let Some((name, growth)) = &pair.grown else { return };
         let rows = compare(&pair.before, &pair.after);
         let row = rows.iter().find(|row| row.name == *name && is_alarm(row) && row.after > row.before);
         self.pairs += 1;
@@ -62,8 +62,8 @@ impl Recall {
             let interval = processors::diff::shares(&pair.before, &pair.after, |other| other == name);
             let interval = interval.first().map(|shares| (shares.low, shares.high));
             println!(
-                "missed {} {:?} {name} {before:.4} -> {after:.4} {interval:.4?}: {seen:?}",
-                pair.group, pair.growth
+                "missed {} {growth:?} {name} {before:.4} -> {after:.4} {interval:.4?}: {seen:?}",
+                pair.group
             );
         }
     }

@@ -3,8 +3,9 @@
 //! Owns the seeds: a pair is made of its number alone, so one can be looked at again.
 
 use model::profile::FunctionCounts;
+use processors::diff::floor;
 
-use crate::change::{Growth, Move, floor, grow, shift};
+use crate::change::{Growth, Move, grow, shift};
 use crate::dice::Dice;
 use crate::recording::Recording;
 use crate::side::{Code, Counted, Drawn, counts, draw};
@@ -16,10 +17,8 @@ pub(crate) struct Pair {
     pub(crate) group: &'static str,
     pub(crate) before: FunctionCounts,
     pub(crate) after: FunctionCounts,
-    /// What got dearer, and its share before; `None` where nothing did.
-    pub(crate) grown: Option<(String, f64)>,
-    /// How it did.
-    pub(crate) growth: Option<Growth>,
+    /// What got dearer, and how; `None` where nothing did.
+    pub(crate) grown: Option<(String, Growth)>,
 }
 
 /// How large the sides are and whether the diff sees their windows.
@@ -106,7 +105,7 @@ impl<'a> Set<'a> {
             counts.requests = counts.requests.filter(|_| size.has_requests);
             counts
         };
-        Pair { group, before: side(sides.0), after: side(sides.1), grown: None, growth: None }
+        Pair { group, before: side(sides.0), after: side(sides.1), grown: None }
     }
 
     /// One function is dearer by the least that counts; the group says what else there is between both sides.
@@ -122,8 +121,7 @@ impl<'a> Set<'a> {
         let mut code = self.code.clone();
         grow((&mut code, &mut after), (function, share, floor(share)), growth, &mut dice);
         let mut pair = self.pair(group, size, &code, (&before, &after));
-        pair.grown = Some((self.recording.functions[function as usize].clone(), share));
-        pair.growth = Some(growth);
+        pair.grown = Some((self.recording.functions[function as usize].clone(), growth));
         pair
     }
 
