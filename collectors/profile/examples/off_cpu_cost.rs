@@ -15,9 +15,9 @@ use std::time::Duration;
 use std::{env, fs, process, thread};
 
 use profile::perf::attr::{Hz, Measure};
-use profile::perf::events::Tracefs;
 use profile::perf::session::{Plan, Seen, Session};
 use profile::perf::target::Target;
+use profile::perf::tracepoint::Way;
 
 /// Games between two turns, and exchanges in a game: four milliseconds, so that some of them nobody disturbs.
 const GAMES: usize = 40;
@@ -119,9 +119,9 @@ impl Pong {
 }
 
 /// Watching, or not.
-fn watch(pids: &[u32], tracefs: Option<Tracefs>) -> Option<Session<impl FnMut(&Seen<'_>) + Send + use<>>> {
+fn watch(pids: &[u32], way: Option<Way>) -> Option<Session<impl FnMut(&Seen<'_>) + Send + use<>>> {
     let mut plan = Plan::new(Target::Pids(pids.to_vec()), Hz::ASKED);
-    (plan.measure, plan.tracefs) = (Measure::Waiting, tracefs?);
+    (plan.measure, plan.way) = (Measure::Waiting, way?);
     Some(Session::start(&plan, |_: &Seen<'_>| {}).unwrap())
 }
 
@@ -133,15 +133,16 @@ fn quantile(sorted: &[f64], hundredths: usize) -> f64 {
 fn measure(what: &str, pong: &mut Pong, watched: &[u32], rounds: usize) {
     let ways = [
         ("unwatched", None),
-        ("records", Some(Tracefs::Unused)),
-        ("tracepoints", Some(Tracefs::Used)),
+        ("records", Some(Way::Records)),
+        ("tracepoints", Some(Way::Tracepoints)),
+        ("clocks", Some(Way::ByStacks)),
         ("unwatched again", None),
     ];
     let mut games: Vec<Vec<f64>> = vec![Vec::new(); ways.len()];
     let mut said = vec![String::new(); ways.len()];
     for _ in 0..rounds {
-        for ((games, said), (_, tracefs)) in games.iter_mut().zip(&mut said).zip(ways) {
-            let session = watch(watched, tracefs);
+        for ((games, said), (_, way)) in games.iter_mut().zip(&mut said).zip(ways) {
+            let session = watch(watched, way);
             games.extend((0..GAMES).map(|_| pong.play()));
             if let Some(session) = session {
                 let end = session.stop().statistics;

@@ -4,7 +4,6 @@
 //! kernel grants is the finding, what the machine says of itself is only the cause.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -12,6 +11,8 @@ use crate::perf::attr::{Abilities, Hz, Measure};
 use crate::perf::events::{Events, Sizes};
 use crate::perf::refusal::Refusal;
 use crate::perf::target::Target;
+use crate::perf::tracepoint::Way;
+use crate::symbols::kernel;
 
 use self::machine::Machine;
 
@@ -20,10 +21,6 @@ pub mod machine;
 
 /// Processes whose maps are tried. Who may read these may read the others.
 const PROCESSES_MAX: usize = 128;
-/// Lines of /proc/kallsyms: hidden addresses are all zero, and of true ones only a few are.
-const SYMBOLS_MAX: usize = 64;
-/// Of those lines, with long names of C++ or Rust in modules.
-const SYMBOL_BYTES_MAX: u64 = 64 << 10;
 
 /// What a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,14 +131,17 @@ impl Tried {
     #[must_use]
     pub fn now() -> Tried {
         let own = || Target::Pids(vec![std::process::id()]);
+        let is_kernel_named = kernel::is_shown(Path::new(kernel::LIST));
+        let way = Way::of(is_kernel_named);
         let open = |target: &Target, measure: Measure| {
-            Events::open(target, (measure, Hz::STEADY), Sizes::default()).map(|events| events.abilities())
+            let events = Events::open_by(target, (measure, Hz::STEADY), Sizes::default(), way);
+            events.map(|events| events.abilities())
         };
         Tried {
             node: open(&Target::Node, Measure::Running),
             own: open(&own(), Measure::Running),
             waiting: open(&own(), Measure::Waiting),
-            is_kernel_named: is_kernel_named(Path::new("/proc/kallsyms")),
+            is_kernel_named,
             unread: unread(Path::new("/proc")),
         }
     }
@@ -157,14 +157,6 @@ pub fn examine() -> Vec<Finding> {
 #[must_use]
 pub fn is_well(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.state == State::Ok || !finding.part.is_default())
-}
-
-fn is_kernel_named(symbols: &Path) -> bool {
-    let Ok(file) = File::open(symbols) else { return false };
-    let lines = BufReader::new(file.take(SYMBOL_BYTES_MAX)).lines().take(SYMBOLS_MAX).map_while(Result::ok);
-    let mut addresses = lines.filter_map(|line| u64::from_str_radix(line.split(' ').next()?, 16).ok());
-    // The first of them are offsets into per-CPU memory, which begin at zero.
-    addresses.any(|address| address != 0)
 }
 
 /// Other users' processes come first: one's own say nothing.
@@ -189,7 +181,7 @@ fn is_number(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Part, State, examine, is_kernel_named, is_well, unread};
+    use super::{Part, State, examine, is_well, unread};
 
     #[test]
     fn this_machine_is_examined_whole() {
@@ -209,17 +201,10 @@ mod tests {
     }
 
     #[test]
-    fn hidden_addresses_are_no_names() {
+    fn a_process_that_ended_meanwhile_is_unread() {
         let folder = std::env::temp_dir().join(format!("doctor-{}", std::process::id()));
         std::fs::create_dir_all(folder.join("7")).unwrap();
-        let check = |text: &str, expected: bool| {
-            std::fs::write(folder.join("kallsyms"), text).unwrap();
-            assert_eq!(is_kernel_named(&folder.join("kallsyms")), expected, "{text}");
-        };
-        check("0000000000000000 A fixed_percpu_data\nffffffff81000000 T _text\n", true);
-        check("0000000000000000 A fixed_percpu_data\n0000000000000000 T _text\n", false);
-        check("", false);
-        assert_eq!(unread(&folder), (0, 1), "one that ended meanwhile");
+        assert_eq!(unread(&folder), (0, 1));
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

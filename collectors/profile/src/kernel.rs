@@ -3,6 +3,8 @@
 //! Owns the two sessions (what runs, what waits) and that both tell of the same time. Refuses to wait: how long it takes
 //! is the caller's to say, and what was seen until then is kept.
 
+use std::path::Path;
+
 use model::profile::{Losses, ProfileKind, Stacks};
 use model::time::Stamp;
 
@@ -14,9 +16,10 @@ use crate::perf::refusal::Refusal;
 use crate::perf::session::{End, Plan, Session};
 use crate::perf::statistics::Statistics;
 use crate::perf::target::Target;
-use crate::perf::tracepoint::Switches;
+use crate::perf::tracepoint::{Switches, Way};
 use crate::sampler::{Harvest, Sampler};
-use crate::unwind;
+use crate::symbols::kernel;
+use crate::{unwind, waiting};
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -44,7 +47,8 @@ impl Half {
     fn start(wish: &Wish, measure: Measure, binaries: &Binaries) -> Result<Half, Refusal> {
         let (sampler, harvest) = Sampler::new(binaries.clone());
         let sampler = if measure == Measure::Running { sampler.by_cpu() } else { sampler };
-        let plan = Plan { measure, ..Plan::new(wish.target.clone(), wish.hz) };
+        let way = Way::of(kernel::is_shown(Path::new(kernel::LIST)));
+        let plan = Plan { measure, way, ..Plan::new(wish.target.clone(), wish.hz) };
         let is_deep = measure == Measure::Running && wish.stack_bytes > STACK_BYTES;
         let (plan, sampler) = match is_deep {
             true => (plan.with_stack(wish.stack_bytes), sampler.walking_native()),
@@ -102,9 +106,7 @@ impl Kernel {
         let duration_ns = now.since_ns(self.at);
         let abilities = self.running.session.abilities();
         let outcome = self.running.session.stop();
-        let is_waiting_traced = self.waiting.as_ref().is_some_and(|half| {
-            half.session.abilities().switches.as_ref().and_then(Switches::traced).is_some()
-        });
+        let switches = self.waiting.as_ref().and_then(|half| half.session.abilities().switches);
         let waiting = self.waiting.map(|half| (half.session.stop().statistics, half.harvest.take()));
         let mut counted = self.running.harvest.take();
         self.left_out.into_iter().for_each(|pid| counted.stacks.leave_out(pid));
@@ -116,13 +118,22 @@ impl Kernel {
         let off_cpu = waiting.map(|(statistics, mut counted)| {
             self.left_out.into_iter().for_each(|pid| counted.stacks.leave_out(pid));
             let (stacks, _) = counted.name(&mut self.names, &capture);
-            (stacks, statistics)
+            let waited = match switches {
+                Some(Switches::Timed) => waiting::what_for(&stacks),
+                _ => statistics.waited,
+            };
+            (stacks, Statistics { waited, ..statistics })
         });
         let losses =
             |statistics: &Statistics| Losses { lost: statistics.lost, truncated: statistics.truncated };
         let cpu = Stacks { losses: losses(&outcome.statistics), ..cpu };
         let off_cpu = off_cpu.map(|(stacks, told)| (Stacks { losses: losses(&told), ..stacks }, told));
         let kernel_nameless = self.names.kernel().why_nameless().map(ToString::to_string);
+        let are_waits_told_apart = match switches {
+            Some(Switches::Timed) => kernel_nameless.is_none(),
+            Some(Switches::Traced(_)) => true,
+            Some(Switches::Counted(_)) | None => false,
+        };
         let account = Account {
             kernel_nameless,
             abilities,
@@ -133,7 +144,7 @@ impl Kernel {
             naming,
             overflow: counted.stacks.overflow(),
             waiting: off_cpu.as_ref().map(|(_, statistics)| *statistics),
-            is_waiting_traced,
+            are_waits_told_apart,
             waiting_refused: self.waiting_refused,
         };
         Sampled { cpu, off_cpu: off_cpu.map(|(stacks, _)| stacks), account }
@@ -172,8 +183,8 @@ pub struct Account {
     pub overflow: u64,
     /// The same of the events of waiting.
     pub waiting: Option<Statistics>,
-    /// Whether the scheduler itself says what for; else a sleep may be a wait for a device.
-    pub is_waiting_traced: bool,
+    /// Whether it is known what for; else a sleep may be a wait for a device.
+    pub are_waits_told_apart: bool,
     /// Why waiting was not seen although it was wanted.
     pub waiting_refused: Option<Refusal>,
 }

@@ -23,4 +23,5 @@ pub mod pods;
 pub mod sampler;
 pub mod symbols;
 pub mod unwind;
+pub mod waiting;
 mod weight;

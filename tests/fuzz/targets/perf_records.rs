@@ -65,7 +65,8 @@ fn text(data: &[u8]) {
 fuzz_target!(|data: &[u8]| {
     let (first, second) = data.split_at(data.len().min(RING_BYTES));
     let mut rings = [ring(first), ring(second)];
-    let layout = Layout { registers: 3, has_cgroup: data.len() % 2 == 0, is_traced: data.len() % 3 == 0 };
+    let beside = [Beside::Nothing, Beside::Tracepoint, Beside::Stint][data.len() % 3];
+    let layout = Layout { registers: 3, has_cgroup: data.len() % 2 == 0, beside };
     let (mut processes, mut stacks) = (Processes::default(), Stacks::default());
     let (mut merge, mut newest_ns) = (Merge::default(), 0);
     for until_ns in [1 << 20, u64::MAX] {

@@ -257,6 +257,7 @@ fn off_cpu(machine: &Machine, tried: &Tried) -> Finding {
             ),
             why.cure(),
         ),
+        Ok(Some(Switches::Timed)) => ok(Part::OffCpu, "waiting is seen by each task's own clock"),
         Ok(_) => ok(Part::OffCpu, "waiting is seen by the scheduler's tracepoints"),
         Err(refusal) => {
             let (cause, cure) = refused(machine, refusal);

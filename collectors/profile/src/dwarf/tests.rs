@@ -11,7 +11,7 @@ use super::table::{Evaluator, Table};
 use super::{FRAMES_MAX, Walk, Walker, walk_file};
 use crate::perf::copied::Copied;
 use crate::perf::modules::{Mappings, Modules};
-use crate::perf::record::{Identity, Layout, Record, Sample, decode};
+use crate::perf::record::{Beside, Identity, Layout, Record, Sample, decode};
 
 const SP: u64 = 0x7000_0000;
 
@@ -39,7 +39,7 @@ fn record(user: &[u64], fp: u64, stack: &[u64]) -> Vec<u8> {
 
 fn sample(record: &[u8]) -> Sample<'_> {
     let layout =
-        Layout { registers: crate::perf::attr::REGISTERS.len(), has_cgroup: false, is_traced: false };
+        Layout { registers: crate::perf::attr::REGISTERS.len(), has_cgroup: false, beside: Beside::Nothing };
     let Some((_, Record::Sample(sample))) = decode(record, &layout) else { panic!("no sample") };
     sample
 }

@@ -60,6 +60,7 @@ fn add_of(counted: &mut Counted, (processes, pid): (&Processes, u32), kernel: &[
         cgroup: 0,
         period: 0,
         raw: &[],
+        stint: None,
     };
     let meta = Meta { pid, tid: pid, ..Meta::default() };
     let wait = None::<Wait>;

@@ -5,7 +5,7 @@
 
 use std::num::NonZeroU32;
 
-use super::record::Layout;
+use super::record::{Beside, Layout};
 use super::tracepoint::{Switches, Tracepoints};
 
 /// Bytes of user stack in a sample, unless more are asked for: a frameless leaf's return address lies at most 512 bytes up
@@ -31,15 +31,19 @@ pub const REGISTERS: &[u32] = &[29, 30, 31, 32];
 const SOFTWARE: u32 = 1;
 const TRACEPOINT: u32 = 2;
 const CPU_CLOCK: u64 = 0;
+const TASK_CLOCK: u64 = 1;
 const CONTEXT_SWITCHES: u64 = 3;
 const DUMMY: u64 = 9;
 const CLOCK_MONOTONIC: i32 = 1;
+/// How long a watched task runs at most until it says so: by so much too long is a wait behind which it ended.
+const STINT_NS_MAX: u64 = 10_000_000;
 
 /// `PERF_SAMPLE_*`: what a sample holds. Four of them stand in the trailer of every other record too.
 mod field {
     pub(super) const IP: u64 = 1 << 0;
     pub(super) const TID: u64 = 1 << 1;
     pub(super) const TIME: u64 = 1 << 2;
+    pub(super) const READ: u64 = 1 << 4;
     pub(super) const CALLCHAIN: u64 = 1 << 5;
     pub(super) const CPU: u64 = 1 << 7;
     pub(super) const PERIOD: u64 = 1 << 8;
@@ -53,6 +57,7 @@ mod field {
 /// `PERF_FORMAT_*`: what reading the event gives beside its count.
 mod reading {
     pub(super) const ID: u64 = 1 << 2;
+    pub(super) const GROUP: u64 = 1 << 3;
     pub(super) const LOST: u64 = 1 << 4;
 }
 
@@ -213,8 +218,17 @@ impl Shape {
     /// How its records are laid out.
     #[must_use]
     pub fn layout(&self) -> Layout {
-        let (has_cgroup, is_traced) = (self.level >= Level::Cgroup, self.traced().is_some());
-        Layout { registers: REGISTERS.len(), has_cgroup, is_traced }
+        let beside = match self.switches {
+            Some(Switches::Traced(_)) => Beside::Tracepoint,
+            Some(Switches::Timed) => Beside::Stint,
+            Some(Switches::Counted(_)) | None => Beside::Nothing,
+        };
+        Layout { registers: REGISTERS.len(), has_cgroup: self.level >= Level::Cgroup, beside }
+    }
+
+    /// Whether tasks are timed by a clock of their own.
+    pub(super) fn is_timed(&self) -> bool {
+        self.switches == Some(Switches::Timed)
     }
 
     fn traced(&self) -> Option<&Tracepoints> {
@@ -295,6 +309,10 @@ impl Attr {
         if shape.traced().is_some() {
             attr.sample_type |= field::PERIOD | field::RAW;
         }
+        if shape.is_timed() {
+            attr.sample_type |= field::READ;
+            attr.read_format |= reading::GROUP;
+        }
         if shape.level >= Level::Cgroup {
             attr.sample_type |= field::CGROUP;
         }
@@ -317,6 +335,19 @@ impl Attr {
         Some(attr)
     }
 
+    /// The clock that is read with each sample of a task that is timed: how long it has run on this CPU. It is a member of
+    /// the sampling event's group, and itself a sample when that has grown by some milliseconds.
+    #[must_use]
+    pub fn clock(shape: &Shape) -> Option<Attr> {
+        shape.is_timed().then(|| {
+            let mut attr = Attr::sampling(shape);
+            (attr.config, attr.sample_period_or_freq) = (TASK_CLOCK, STINT_NS_MAX);
+            attr.flags |= flag::EXCLUDE_CALLCHAIN_KERNEL | flag::EXCLUDE_CALLCHAIN_USER;
+            attr.sample_stack_user = 0;
+            attr
+        })
+    }
+
     /// The event that only tells of processes: it counts nothing, and goes on while the other one rests.
     #[must_use]
     pub fn side_band(shape: &Shape) -> Attr {
@@ -331,7 +362,7 @@ impl Attr {
         if shape.level >= Level::BuildId {
             attr.flags |= flag::BUILD_ID;
         }
-        if shape.measure == Measure::Waiting && shape.traced().is_none() {
+        if matches!(shape.switches, Some(Switches::Counted(_))) {
             attr.flags |= flag::CONTEXT_SWITCH;
         }
         attr
@@ -367,6 +398,7 @@ impl Attr {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tracepoint::Untraced;
     use super::{Attr, Hz, Level, Measure, STACK_BYTES, STACK_BYTES_DEEP, Scope, Shape, StackBytes};
     use super::{Switches, Tracepoints};
 
@@ -413,11 +445,25 @@ mod tests {
 
     #[test]
     fn waiting_is_seen_at_each_switch() {
-        let shape = Shape { measure: Measure::Waiting, ..shape(Level::Lost, Scope::Tasks) };
+        let switches = Some(Switches::Counted(Untraced::Unwanted));
+        let shape = Shape { measure: Measure::Waiting, switches, ..shape(Level::Lost, Scope::Tasks) };
         let attr = Attr::sampling(&shape);
         assert_eq!((attr.config, attr.sample_period_or_freq, attr.flags & (1 << 10)), (3, 1, 0));
         assert_ne!(Attr::side_band(&shape).flags & (1 << 26), 0);
-        assert!(Attr::returning(&shape).is_none());
+        assert!(Attr::returning(&shape).is_none() && Attr::clock(&shape).is_none());
+    }
+
+    #[test]
+    fn who_is_timed_has_a_clock_that_is_read_at_each_switch() {
+        let switches = Some(Switches::Timed);
+        let shape = Shape { measure: Measure::Waiting, switches, ..shape(Level::Lost, Scope::Tasks) };
+        let (leaving, clock) = (Attr::sampling(&shape), Attr::clock(&shape).unwrap());
+        assert_eq!((leaving.config, leaving.sample_period_or_freq), (3, 1));
+        assert_eq!((clock.config, clock.sample_period_or_freq), (1, 10_000_000));
+        let group = |attr: &Attr| (attr.sample_type & (1 << 4 | 1 << 8), attr.read_format);
+        assert_eq!(group(&leaving), (1 << 4, 4 | 8 | 16));
+        assert_eq!(group(&clock), group(&leaving), "one layout for both, and no period");
+        assert_eq!(Attr::side_band(&shape).flags & (1 << 26), 0, "no switch of others is prepared");
     }
 
     #[test]

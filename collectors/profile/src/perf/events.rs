@@ -18,7 +18,7 @@ use super::refusal::{Asked, Refusal, Situation};
 use super::ring::Ring;
 use super::sys::{self, Mapping, Watched};
 use super::target::Target;
-use super::tracepoint::{self, Switches, Untraced};
+use super::tracepoint::{self, Way};
 
 use self::lane::{Lane, Set};
 use self::opening::{shape, switches};
@@ -46,15 +46,6 @@ enum Aim {
     Tasks(Vec<u32>),
 }
 
-/// Whether tracefs is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tracefs {
-    /// Where it is to be had.
-    Used,
-    /// As on a machine without it: to see what that costs.
-    Unused,
-}
-
 /// All events of one session.
 #[derive(Debug)]
 pub struct Events {
@@ -68,32 +59,32 @@ pub struct Events {
 }
 
 impl Events {
-    /// Opens them: side-band on, samples off. Waiting is seen in the best way there is.
+    /// Opens them: side-band on, samples off. What a thread waits for is told by the scheduler's own word.
     pub fn open(target: &Target, measure: (Measure, Hz), sizes: Sizes) -> Result<Events, Refusal> {
-        Events::open_with(target, measure, sizes, Tracefs::Used)
+        Events::open_by(target, measure, sizes, Way::ByStates)
     }
 
-    /// As [`Events::open`]; where tracefs is unused, waiting is seen by the kernel's own records.
-    pub fn open_with(
+    /// The same, with waiting seen in the first of the ways that the kernel grants.
+    pub fn open_by(
         target: &Target,
         (measure, hz): (Measure, Hz),
         sizes: Sizes,
-        tracefs: Tracefs,
+        way: Way,
     ) -> Result<Events, Refusal> {
         let (cpus, ring_bytes) = (cpus::online(), sizes.ring_bytes);
         let shape = shape(measure, hz, sizes.stack_bytes);
         match measure {
             Measure::Running => Events::open_running(target, shape, ring_bytes, &cpus),
             Measure::Waiting => {
-                let open = |switches| {
+                let mut last = Err(Refusal::Unknown);
+                for switches in switches(target, way) {
                     let shape = Shape { switches: Some(switches), ..shape };
-                    Events::open_waiting(target, shape, ring_bytes, &cpus)
-                };
-                let switches = switches(target, tracefs);
-                open(switches).or_else(|refusal| match switches {
-                    Switches::Traced(_) => open(Switches::Counted(Untraced::Refused)),
-                    Switches::Counted(_) => Err(refusal),
-                })
+                    last = Events::open_waiting(target, shape, ring_bytes, &cpus);
+                    if last.is_ok() {
+                        break;
+                    }
+                }
+                last
             }
         }
     }
@@ -124,7 +115,9 @@ impl Events {
     fn fit_level(&mut self, cpu: u32) -> Result<(), Refusal> {
         loop {
             let Err(refusal) = self.first_set(cpu) else { return Ok(()) };
-            match self.shape.level.older().filter(|_| refusal == Refusal::Unknown) {
+            // A kernel that times tasks knows all the rest.
+            let may_be_older = refusal == Refusal::Unknown && !self.shape.is_timed();
+            match self.shape.level.older().filter(|_| may_be_older) {
                 Some(older) => self.shape.level = older,
                 None => return Err(refusal),
             }
@@ -158,17 +151,26 @@ impl Events {
             Watched::All | Watched::Cgroup(_) => Watched::All,
             Watched::Task(_) => watched,
         };
-        let side = self.event(&Attr::side_band(&self.shape), of, cpu)?;
-        let mut samplers = vec![self.event(&Attr::sampling(&self.shape), watched, cpu)?];
+        let side = self.event(&Attr::side_band(&self.shape), of, cpu, None)?;
+        let sampler = self.event(&Attr::sampling(&self.shape), watched, cpu, None)?;
+        let clock = Attr::clock(&self.shape);
+        let clock = clock.map(|attr| self.event(&attr, watched, cpu, Some(&sampler))).transpose()?;
+        let mut samplers = vec![sampler];
         if let Some(attr) = Attr::returning(&self.shape) {
-            let returning = self.event(&attr, watched, cpu)?;
+            let returning = self.event(&attr, watched, cpu, None)?;
             sys::filter(&returning, tracepoint::RETURNED).map_err(other)?;
             samplers.push(returning);
         }
-        Ok(Set { side, samplers })
+        Ok(Set { side, samplers, clock })
     }
 
-    fn event(&self, attr: &Attr, watched: Watched, cpu: u32) -> Result<OwnedFd, Refusal> {
+    fn event(
+        &self,
+        attr: &Attr,
+        watched: Watched,
+        cpu: u32,
+        leader: Option<&OwnedFd>,
+    ) -> Result<OwnedFd, Refusal> {
         let asked = match watched {
             Watched::All | Watched::Cgroup(_) => Asked::Node { cpu },
             Watched::Task(tid) => Asked::Task { tid, is_kernel_seen: self.shape.is_kernel_seen },
@@ -180,10 +182,10 @@ impl Events {
             }
             _ => Refusal::of(&error, asked, &Situation::read()),
         };
-        match sys::open(attr, watched, cpu).map_err(refused) {
+        match sys::open(attr, watched, cpu, leader).map_err(refused) {
             // The soft limit is often a tenth of what we may have.
             Err(Refusal::Files) if sys::raise(sys::Limit::Files, u64::MAX) => {
-                sys::open(attr, watched, cpu).map_err(refused)
+                sys::open(attr, watched, cpu, leader).map_err(refused)
             }
             done => done,
         }
@@ -245,8 +247,7 @@ impl Events {
     /// Lets the samples come.
     pub fn start(&mut self) -> Result<(), Refusal> {
         self.is_sampling = true;
-        let mut samplers = self.lanes.iter().flat_map(|lane| &lane.samplers);
-        samplers.try_for_each(|event| sys::enable(event).map_err(other))
+        self.lanes.iter().try_for_each(Lane::start)
     }
 
     /// Lets nothing more come. What is in the rings stays there.

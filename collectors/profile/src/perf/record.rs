@@ -56,8 +56,28 @@ pub struct Layout {
     pub registers: usize,
     /// Whether the cgroup stands at the end.
     pub has_cgroup: bool,
-    /// Whether samples are a tracepoint's: with a count and with what it wrote.
-    pub is_traced: bool,
+    /// What stands beside the stack.
+    pub beside: Beside,
+}
+
+/// What a sample of waiting has beside its stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing.
+    Nothing,
+    /// It is a tracepoint's: a count, and what it wrote.
+    Tracepoint,
+    /// A reading of the event's group.
+    Stint,
+}
+
+/// A reading of what a watched thread has done on this CPU until now, since it was first watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stint {
+    /// How often it left.
+    pub switches: u64,
+    /// How long it ran.
+    pub ran_ns: u64,
 }
 
 /// Who, when and where: in every record.
@@ -249,6 +269,8 @@ pub struct Sample<'a> {
     pub period: u64,
     /// Of a tracepoint, what it wrote, beginning with its number. Else empty.
     pub raw: &'a [u8],
+    /// Of a thread that is timed.
+    pub stint: Option<Stint>,
 }
 
 /// The time of a record, so that records of several rings can be put in order before they are decoded.
@@ -280,10 +302,11 @@ fn sample<'a>(mut reader: Reader<'a>, misc: u16, layout: &Layout) -> Option<(Met
     let (id, address) = (reader.u64()?, reader.u64()?);
     let (pid, tid, time_ns) = (reader.u32()?, reader.u32()?, reader.u64()?);
     let (cpu, _) = (reader.u32()?, reader.u32()?);
-    let period = if layout.is_traced { reader.u64()? } else { 0 };
+    let period = if layout.beside == Beside::Tracepoint { reader.u64()? } else { 0 };
+    let stint = if layout.beside == Beside::Stint { Some(stint(&mut reader)?) } else { None };
     let depth = reader.u64()?;
     let chain = reader.words(depth)?;
-    let raw = if layout.is_traced { reader.sized()? } else { &[] };
+    let raw = if layout.beside == Beside::Tracepoint { reader.sized()? } else { &[] };
     let abi = reader.u64()?;
     // No ABI, no registers: a thread of the kernel has none of user space.
     let registers = reader.words(if abi == 0 { 0 } else { u64::try_from(layout.registers).ok()? })?;
@@ -298,8 +321,16 @@ fn sample<'a>(mut reader: Reader<'a>, misc: u16, layout: &Layout) -> Option<(Met
     let (kernel, user) = split(chain);
     let is_in_kernel = misc & misc::CPUMODE == misc::KERNEL;
     let meta = Meta { pid, tid, time_ns, cpu, id };
-    let sample = Sample { address, is_in_kernel, kernel, user, registers, stack, cgroup, period, raw };
+    let sample = Sample { address, is_in_kernel, kernel, user, registers, stack, cgroup, period, raw, stint };
     Some((meta, Record::Sample(sample)))
+}
+
+/// A group's reading: how many members, then of each its count, id and losses. The event of switches leads, its clock is the
+/// only other member.
+fn stint(reader: &mut Reader<'_>) -> Option<Stint> {
+    let members = reader.u64()?;
+    let counts = reader.words(members.checked_mul(3)?)?;
+    Some(Stint { switches: counts.get(0)?, ran_ns: counts.get(3)? })
 }
 
 /// The kernel's part of a chain and the program's. Parts of a guest or of anything else are in neither.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::attr::{Abilities, Hz, Measure, Scope, StackBytes};
 use super::cgroup::Cgroup;
 use super::cpus;
-use super::events::{Events, Sizes, Tracefs};
+use super::events::{Events, Sizes};
 use super::processes::{Process, Processes};
 use super::record::{Meta, Sample};
 use super::refusal::Refusal;
@@ -20,6 +20,7 @@ use super::statistics::Statistics;
 use super::synthesis::Proc;
 use super::sys;
 use super::target::Target;
+use super::tracepoint::Way;
 
 use self::reader::Reader;
 use self::shared::Shared;
@@ -53,16 +54,16 @@ pub struct Plan {
     pub length: Option<Duration>,
     /// Bytes of each CPU's ring and of the stack in each sample.
     pub sizes: Sizes,
-    /// Whether tracefs is looked for where waiting is measured.
-    pub tracefs: Tracefs,
+    /// Where waiting is measured, how.
+    pub way: Way,
 }
 
 impl Plan {
     /// Of these, at this rate, until stopped.
     #[must_use]
     pub fn new(target: Target, hz: Hz) -> Plan {
-        let (measure, length, tracefs) = (Measure::Running, None, Tracefs::Used);
-        Plan { target, measure, hz, length, sizes: Sizes::default(), tracefs }
+        let (measure, length, way) = (Measure::Running, None, Way::ByStates);
+        Plan { target, measure, hz, length, sizes: Sizes::default(), way }
     }
 
     /// With more of the stack in each sample, for programs without frame pointers, and rings to match. Not for what waits:
@@ -112,7 +113,7 @@ impl Wait {
 pub enum WaitKind {
     /// For the CPU: it could have run.
     Preempted,
-    /// For another thread, for time or for the network. Without tracepoints ([`Abilities::switches`]) also for a device.
+    /// For another thread, for time or for the network. Without tracepoints ([`Abilities::switches`]) for anything.
     Sleeping,
     /// For a device, mostly, and no signal ends it: state `D`.
     Uninterruptible,
@@ -157,7 +158,7 @@ impl<S: Sink> Session<S> {
     pub fn start(plan: &Plan, sink: S) -> Result<Session<S>, Refusal> {
         let system = |error: io::Error| Refusal::Other(error.to_string());
         let wanted = (plan.measure, plan.hz);
-        let mut events = Events::open_with(&plan.target, wanted, plan.sizes, plan.tracefs)?;
+        let mut events = Events::open_by(&plan.target, wanted, plan.sizes, plan.way)?;
         let abilities = events.abilities();
         let (mut proc, mut processes) = (Proc::new("/proc".into()), Processes::default());
         // From here on the rings tell what changes; what they tell once more than /proc did is told twice the same.

@@ -1,7 +1,7 @@
 //! The account of a session: what came, what was lost on the way, and what reading it cost.
 
 use super::processes::Refused;
-use super::session::{Wait, WaitKind};
+use super::session::WaitKind;
 
 /// Time without the CPU, of those that are wanted, by what for; nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,13 +15,14 @@ pub struct Waited {
 }
 
 impl Waited {
-    pub(super) fn add(&mut self, wait: Wait) {
-        let sum = match wait.kind {
+    /// So many nanoseconds more.
+    pub(crate) fn add(&mut self, kind: WaitKind, length_ns: u64) {
+        let sum = match kind {
             WaitKind::Preempted => &mut self.preempted_ns,
             WaitKind::Sleeping => &mut self.sleeping_ns,
             WaitKind::Uninterruptible => &mut self.uninterruptible_ns,
         };
-        *sum = sum.saturating_add(wait.length_ns);
+        *sum = sum.saturating_add(length_ns);
     }
 }
 

@@ -39,8 +39,8 @@ pub(super) enum Watched {
     Cgroup(RawFd),
 }
 
-/// Opens one event on one CPU.
-pub(super) fn open(attr: &Attr, watched: Watched, cpu: u32) -> io::Result<OwnedFd> {
+/// Opens one event on one CPU, as a member of the group that another one leads if there is one.
+pub(super) fn open(attr: &Attr, watched: Watched, cpu: u32, leader: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     let out_of_range = |_| io::Error::from_raw_os_error(libc::EINVAL);
     let cpu = c_int::try_from(cpu).map_err(out_of_range)?;
     let (pid, flags) = match watched {
@@ -48,10 +48,10 @@ pub(super) fn open(attr: &Attr, watched: Watched, cpu: u32) -> io::Result<OwnedF
         Watched::Task(tid) => (c_int::try_from(tid).map_err(out_of_range)?, FLAG_FD_CLOEXEC),
         Watched::Cgroup(fd) => (fd, FLAG_FD_CLOEXEC | FLAG_PID_CGROUP),
     };
-    let no_group: c_int = -1;
+    let group = leader.map_or(-1, AsRawFd::as_raw_fd);
     // SAFETY: `attr` is a plain struct laid out as the kernel's, its `size` field is its size, and it outlives the call;
     // all other arguments are integers.
-    owned(unsafe { libc::syscall(libc::SYS_perf_event_open, ptr::from_ref(attr), pid, cpu, no_group, flags) })
+    owned(unsafe { libc::syscall(libc::SYS_perf_event_open, ptr::from_ref(attr), pid, cpu, group, flags) })
 }
 
 /// The descriptor that a system call has just made, or its error.
@@ -254,13 +254,17 @@ pub(super) fn poll(waited: &mut [libc::pollfd], timeout_ms: u32) {
     unsafe { libc::poll(waited.as_mut_ptr(), length, timeout) };
 }
 
-/// Three words of an event's state: with the read format of [`Attr`] its count, id and what it lost.
-pub(super) fn read_words(event: &OwnedFd) -> Option<[u64; 3]> {
-    let mut words = [0_u64; 3];
-    let wanted = size_of_val(&words);
+/// What an event lost, or all of the group that it leads, if its kernel counts that. With the read format of [`Attr`] that
+/// is the third of three words; in a group these stand behind the number of members.
+pub(super) fn read_lost(event: &OwnedFd) -> Option<u64> {
+    let mut words = [0_u64; 7];
     // SAFETY: as many bytes as the buffer has, which outlives the call.
-    let got = unsafe { libc::read(event.as_raw_fd(), words.as_mut_ptr().cast(), wanted) };
-    (usize::try_from(got) == Ok(wanted)).then_some(words)
+    let got = unsafe { libc::read(event.as_raw_fd(), words.as_mut_ptr().cast(), size_of_val(&words)) };
+    match (usize::try_from(got), words) {
+        (Ok(24), [_count, _id, lost, ..]) => Some(lost),
+        (Ok(56), [_members, _count, _id, lost, _clock, _clock_id, clock_lost]) => Some(lost + clock_lost),
+        _ => None,
+    }
 }
 
 /// What may be limited.

@@ -94,9 +94,35 @@ impl Untraced {
     }
 }
 
+/// By what it shall be told what a thread waits for, and so how waiting is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By the kernel's functions in its stack, which have names: all ways are open, and the one is taken that costs others
+    /// least.
+    ByStacks,
+    /// By the scheduler's own word, where that is to be had.
+    ByStates,
+    /// As before Linux 6.13: by tracepoints or by records, to see what that costs.
+    Tracepoints,
+    /// As before Linux 6.13 without tracefs.
+    Records,
+}
+
+impl Way {
+    /// As the kernel's functions have names or not.
+    #[must_use]
+    pub fn of(is_kernel_named: bool) -> Way {
+        if is_kernel_named { Way::ByStacks } else { Way::ByStates }
+    }
+}
+
 /// How a session sees that threads leave the CPU and come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switches {
+    /// By the kernel's count of switches and by a clock of each watched task that runs when it does, read together at each
+    /// switch: what of the time between two of them it did not run, it waited. Costs those that are watched, and others next
+    /// to nothing. What for is told by the stack alone. Linux 6.13.
+    Timed,
     /// By the scheduler's tracepoints: costs only those that are watched.
     Traced(Tracepoints),
     /// By the kernel's records of context switches: the whole node pays, and sleeping is not told apart from waiting for a
@@ -110,7 +136,7 @@ impl Switches {
     pub fn traced(&self) -> Option<&Tracepoints> {
         match self {
             Switches::Traced(tracepoints) => Some(tracepoints),
-            Switches::Counted(_) => None,
+            Switches::Timed | Switches::Counted(_) => None,
         }
     }
 }

@@ -11,11 +11,14 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, BufReader},
+    path::Path,
 };
 
 use around::Around;
 use list::Line;
 
+/// The kernel's own list.
+pub const LIST: &str = "/proc/kallsyms";
 /// A distribution's kernel with its modules has 150,000 functions; 16 bytes each, and as much again for the name.
 const FUNCTIONS_MAX: usize = 1 << 20;
 /// All their names.
@@ -238,7 +241,7 @@ impl KernelSymbols {
 fn with_the_list(
     parse: impl FnOnce(BufReader<File>) -> Result<KernelSymbols, KernelError>,
 ) -> Result<KernelSymbols, KernelError> {
-    let list = File::open("/proc/kallsyms").map_err(|error| KernelError::Io(error.kind()))?;
+    let list = File::open(LIST).map_err(|error| KernelError::Io(error.kind()))?;
     match parse(BufReader::with_capacity(64 << 10, list)) {
         Err(KernelError::Hidden { .. }) => {
             let restrict = fs::read_to_string("/proc/sys/kernel/kptr_restrict").ok();
@@ -246,6 +249,12 @@ fn with_the_list(
         }
         outcome => outcome,
     }
+}
+
+/// Whether a list has addresses, by its beginning.
+#[must_use]
+pub fn is_shown(list: &Path) -> bool {
+    File::open(list).is_ok_and(|list| list::is_shown(BufReader::new(list)))
 }
 
 /// Takes each function of the list, and says where code begins and ends.
@@ -365,7 +374,7 @@ impl Modules {
 mod tests {
     use super::*;
 
-    const LIST: &str = "\
+    const TEXT: &str = "\
         0000000000000000 A fixed_percpu_data\n\
         ffffffff81000000 T _stext\n\
         ffffffff81000000 T startup_64\n\
@@ -389,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_function_reaches_up_to_the_next_and_not_out_of_its_area() {
-        let symbols = parse(LIST).unwrap();
+        let symbols = parse(TEXT).unwrap();
         check(&symbols, 0xffff_ffff_8100_0000, Some("startup_64"));
         check(&symbols, 0xffff_ffff_8100_00ff, Some("startup_64"));
         check(&symbols, 0xffff_ffff_8100_0100, Some("local"));
@@ -407,9 +416,9 @@ mod tests {
     /// Whatever the addresses and however few: each is called as by the whole list.
     #[test]
     fn a_part_of_the_list_names_as_the_whole_does() {
-        let mut shuffled: Vec<&str> = LIST.lines().collect();
+        let mut shuffled: Vec<&str> = TEXT.lines().collect();
         shuffled.reverse();
-        for list in [LIST.to_owned(), shuffled.join("\n")] {
+        for list in [TEXT.to_owned(), shuffled.join("\n")] {
             let whole = parse(&list).unwrap();
             let starts =
                 [0xffff_ffff_8100_0000, 0xffff_ffff_c000_1000, 0xffff_ffff_c000_9000, 0xffff_ffff_c020_0000];
@@ -432,7 +441,7 @@ mod tests {
 
     #[test]
     fn programs_come_and_go() {
-        let mut symbols = parse(LIST).unwrap();
+        let mut symbols = parse(TEXT).unwrap();
         check(&symbols, 0xffff_ffff_c020_0010, Some("bpf_prog_12ab [bpf]"));
         symbols.remove(0xffff_ffff_c020_0000);
         check(&symbols, 0xffff_ffff_c020_0010, None);
@@ -450,7 +459,7 @@ mod tests {
 
     #[test]
     fn hidden_addresses_are_told_from_none() {
-        let hidden: String = LIST.lines().map(|line| format!("0000000000000000 {}\n", &line[17..])).collect();
+        let hidden: String = TEXT.lines().map(|line| format!("0000000000000000 {}\n", &line[17..])).collect();
         let error = parse(&hidden).unwrap_err();
         assert_eq!(error, KernelError::Hidden { restrict: None });
         assert!(error.to_string().contains("CAP_SYSLOG"), "{error}");

@@ -3,12 +3,13 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use profile::perf::attr::{Hz, Measure, Scope};
-use profile::perf::events::Tracefs;
+use model::time::Stamp;
+use profile::kernel::{Kernel, Wish};
+use profile::perf::attr::{Hz, Measure, STACK_BYTES, Scope};
 use profile::perf::session::{End, Plan};
 use profile::perf::session::{Wait, WaitKind};
 use profile::perf::target::Target;
-use profile::perf::tracepoint::{Switches, Untraced};
+use profile::perf::tracepoint::{Switches, Untraced, Way};
 
 use crate::program::{Note, Program, chain, chain_path, is_node_ours, noting, until};
 use crate::sleeper::Sleeper;
@@ -83,36 +84,49 @@ fn who_never_comes_back_has_waited_until_the_end() {
 }
 
 /// Lets a program wait in one way and holds what was seen in its function against what it says itself.
-fn seen(way: &str, times: usize, tracefs: Tracefs) -> (Vec<u64>, Vec<Wait>, Option<Switches>) {
+fn seen(way: &str, times: usize, by: Way) -> (Vec<u64>, Vec<Wait>, Option<Switches>) {
     let mut sleeper = Sleeper::new(way, times);
     let mut plan = Plan::new(Target::Pids(vec![sleeper.program.pid()]), Hz::ASKED);
-    (plan.measure, plan.tracefs) = (Measure::Waiting, tracefs);
+    (plan.measure, plan.way) = (Measure::Waiting, by);
     let (session, notes) = noting(&plan);
     let switches = session.abilities().switches;
     let told = sleeper.run();
     let outcome = session.wait();
     let statistics = outcome.statistics;
     assert_eq!((statistics.lost, statistics.malformed), (0, 0), "{way}: {statistics:?}");
-    let is_there = |note: &&Note| note.user.iter().any(|address| sleeper.waits.contains(address));
+    // A child of vfork is in the same function.
+    let pid = sleeper.program.pid();
+    let is_there =
+        |note: &&Note| note.pid == pid && note.user.iter().any(|address| sleeper.waits.contains(address));
     let waits: Vec<Wait> =
         notes.lock().unwrap().iter().filter(is_there).filter_map(|note| note.wait).collect();
     (told, waits, switches)
 }
 
-/// Each wait is seen as long as it was, give or take what the program needs to read its clock, and as what it was.
+/// Each wait is seen as long as it was, give or take what the program needs to read its clock, and by the scheduler's word
+/// as what it was.
 fn check(way: &str, times: usize, kind: WaitKind) {
-    let (told, waits, switches) = seen(way, times, Tracefs::Used);
-    let is_traced = matches!(switches, Some(Switches::Traced(_)));
-    let kind = if is_traced { kind } else { WaitKind::Sleeping };
-    let long: Vec<Wait> = waits.iter().filter(|wait| wait.kind == kind).copied().collect();
-    let (told_ns, seen_ns) = (told.iter().sum::<u64>(), long.iter().map(|wait| wait.length_ns).sum::<u64>());
-    println!(
-        "{way}: {times} waits of {told_ns} ns, {} seen of {seen_ns} ns, traced: {is_traced}",
-        long.len()
-    );
-    assert!(is_traced || !is_node_ours(), "{switches:?}");
+    let (told, waits, switches) = seen(way, times, Way::ByStates);
+    assert!(matches!(switches, Some(Switches::Traced(_))), "{switches:?}");
+    is_as_told(way, &told, waits.iter().filter(|wait| wait.kind == kind));
+    let (told, waits, switches) = seen(way, times, Way::ByStacks);
+    // Linux 6.13 has clocks of tasks.
+    assert_eq!(switches == Some(Switches::Timed), has_clocks(), "{switches:?}");
+    is_as_told(way, &told, waits.iter());
+}
+
+fn is_as_told<'a>(way: &str, told: &[u64], waits: impl Iterator<Item = &'a Wait> + Clone) {
+    let told_ns: u64 = told.iter().sum();
+    let (count, seen_ns) = (waits.clone().count(), waits.map(|wait| wait.length_ns).sum::<u64>());
+    println!("{way}: {} waits of {told_ns} ns, {count} seen of {seen_ns} ns", told.len());
     assert!(seen_ns <= told_ns + told_ns / 50, "{way}: {seen_ns} ns seen, {told_ns} ns told");
-    assert!(seen_ns * 10 >= told_ns * 8, "{way}: {seen_ns} ns seen, {told_ns} ns told, {waits:?}");
+    assert!(seen_ns * 10 >= told_ns * 8, "{way}: {seen_ns} ns seen, {told_ns} ns told");
+}
+
+fn has_clocks() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok());
+    (parts.next().unwrap_or(0_u32), parts.next().unwrap_or(0)) >= (6, 13)
 }
 
 #[test]
@@ -140,7 +154,7 @@ fn who_waits_for_a_disk_is_told_apart() {
     }
     // A disk may answer within the shortest time that is told of, so how long is known only of the longer ones.
     for way in ["direct", "fsync"] {
-        let (told, waits, switches) = seen(way, 10, Tracefs::Used);
+        let (told, waits, switches) = seen(way, 10, Way::ByStates);
         let told_ns: u64 = told.iter().sum();
         let of = |kind| waits.iter().filter(|wait| wait.kind == kind).map(|wait| wait.length_ns).sum::<u64>();
         let (disk_ns, slept_ns) = (of(WaitKind::Uninterruptible), of(WaitKind::Sleeping));
@@ -161,12 +175,68 @@ fn who_could_have_run_is_told_apart() {
     check("rival", 20, WaitKind::Preempted);
 }
 
+/// The same by the kernel's functions in named stacks, as a person gets it.
+#[test]
+fn stacks_say_what_a_program_waits_for() {
+    if !is_node_ours() || !has_clocks() {
+        return;
+    }
+    let waited = |way: &str, times: usize| {
+        let mut sleeper = Sleeper::new(way, times);
+        let wish = Wish {
+            target: Target::Pids(vec![sleeper.program.pid()]),
+            hz: Hz::ASKED,
+            stack_bytes: STACK_BYTES,
+            is_waiting_wanted: true,
+            left_out: None,
+        };
+        let capture = Kernel::start(&wish, Stamp::default()).unwrap();
+        let told_ns: u64 = sleeper.run().iter().sum();
+        until("it has ended", || capture.is_over());
+        let account = capture.end(Stamp::default()).account;
+        assert!(account.are_waits_told_apart, "{:?}", account.kernel_nameless);
+        (told_ns, account.waiting.unwrap().waited)
+    };
+    let is_most = |part: u64, told: u64| part * 10 >= told * 8;
+    let (told, seen) = waited("nanosleep", 20);
+    assert!(is_most(seen.sleeping_ns, told) && seen.uninterruptible_ns < told / 10, "{told} ns: {seen:?}");
+    let (told, seen) = waited("rival", 20);
+    assert!(is_most(seen.preempted_ns, told), "{told} ns: {seen:?}");
+    // Of a quick disk nothing is told at all.
+    let (told, seen) = waited("fsync", 10);
+    assert!(seen.uninterruptible_ns <= told + told / 50, "{told} ns: {seen:?}");
+    assert!(seen.uninterruptible_ns >= seen.sleeping_ns, "{told} ns: {seen:?}");
+}
+
+#[test]
+fn what_runs_behind_a_wait_is_no_part_of_it() {
+    if !is_node_ours() {
+        return;
+    }
+    // It sleeps a second, and then runs until it is looked away from: it never leaves the CPU of its own accord again.
+    let script = "read; sleep 1; while :; do :; done";
+    for by in [Way::ByStates, Way::ByStacks] {
+        let mut command = Command::new("bash");
+        let mut program = Program(command.args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap());
+        let mut plan = Plan::new(Target::Pids(vec![program.pid()]), Hz::ASKED);
+        (plan.measure, plan.way) = (Measure::Waiting, by);
+        let (session, notes) = noting(&plan);
+        program.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+        until("three seconds", || session.statistics().wall_ns > 3_000_000_000);
+        assert_eq!(session.stop().end, End::Stopped);
+        let notes = notes.lock().unwrap();
+        let waits = notes.iter().filter(|note| note.pid == program.pid()).filter_map(|note| note.wait);
+        let longest = waits.map(|wait| wait.length_ns).max().unwrap_or(0);
+        assert!((800_000_000..1_200_000_000).contains(&longest), "{by:?}: {longest} ns");
+    }
+}
+
 #[test]
 fn without_tracefs_durations_are_as_true() {
     if !is_node_ours() {
         return;
     }
-    let (told, waits, switches) = seen("nanosleep", 20, Tracefs::Unused);
+    let (told, waits, switches) = seen("nanosleep", 20, Way::Records);
     assert_eq!(switches, Some(Switches::Counted(Untraced::Unwanted)));
     let (told_ns, seen_ns) = (told.iter().sum::<u64>(), waits.iter().map(|wait| wait.length_ns).sum::<u64>());
     assert!(waits.iter().all(|wait| wait.kind != WaitKind::Uninterruptible));

@@ -30,7 +30,7 @@ pub(in crate::cli::profile) fn off_cpu(
 /// What for: a thread that could have run is not slow by itself, and one that waits for a disk is not idle.
 fn kinds_of_waits(account: &Account) -> Option<String> {
     let waited = account.waiting.as_ref()?.waited;
-    let asleep = if account.is_waiting_traced { "asleep" } else { "asleep or for a device" };
+    let asleep = if account.are_waits_told_apart { "asleep" } else { "asleep or for a device" };
     let kinds = [
         (asleep, waited.sleeping_ns),
         ("for a device", waited.uninterruptible_ns),

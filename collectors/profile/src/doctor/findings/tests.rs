@@ -5,7 +5,7 @@ use super::super::{Finding, Part, State, Tried, is_well};
 use super::of;
 use crate::perf::attr::{Abilities, Level, REGISTERS, STACK_BYTES, Scope};
 use crate::perf::events::RING_BYTES;
-use crate::perf::record::Layout;
+use crate::perf::record::{Beside, Layout};
 use crate::perf::refusal::Refusal;
 use crate::perf::tracepoint::{Switches, Untraced};
 
@@ -45,7 +45,7 @@ fn abilities() -> Abilities {
         ring_bytes: RING_BYTES,
         depth: 127,
         stack_bytes: STACK_BYTES,
-        layout: Layout { registers: REGISTERS.len(), has_cgroup: true, is_traced: false },
+        layout: Layout { registers: REGISTERS.len(), has_cgroup: true, beside: Beside::Nothing },
         switches: None,
     }
 }
@@ -155,6 +155,8 @@ fn settings_cost_their_part() {
 
 #[test]
 fn tracefs_is_missing_for_several_reasons() {
+    let timed = Abilities { switches: Some(Switches::Timed), ..abilities() };
+    check(&whole(), &Tried { waiting: Ok(timed), ..all_well() }, &[], "", "");
     for why in [Untraced::NotMounted, Untraced::Forbidden, Untraced::Unknown, Untraced::Refused] {
         let counted = Abilities { switches: Some(Switches::Counted(why)), ..abilities() };
         let tried = Tried { waiting: Ok(counted), ..all_well() };

@@ -5,8 +5,8 @@ use std::fs;
 use super::super::attr::{DEPTH_MAX, Hz, Level, Measure, Scope, Shape, StackBytes};
 use super::super::refusal::Refusal;
 use super::super::target::{self, Target};
-use super::super::tracepoint::{self, Switches, Tracepoints, Untraced};
-use super::{Aim, Events, Tracefs};
+use super::super::tracepoint::{self, Switches, Tracepoints, Untraced, Way};
+use super::{Aim, Events};
 
 impl Events {
     /// A node switches hundreds of thousands of times a second: only those that are asked about shall pay. Events of a
@@ -82,11 +82,20 @@ pub(super) fn shape(measure: Measure, hz: Hz, stack_bytes: StackBytes) -> Shape 
     }
 }
 
-/// Of the whole node one event sees who leaves and who comes, but by the host's numbers.
-pub(super) fn switches(target: &Target, tracefs: Tracefs) -> Switches {
-    match (target, tracefs) {
-        (_, Tracefs::Unused) => Switches::Counted(Untraced::Unwanted),
-        (Target::Node, _) if !tracepoint::is_first_namespace() => Switches::Counted(Untraced::Namespace),
-        _ => Tracepoints::find().map_or_else(Switches::Counted, Switches::Traced),
+/// What is tried, in order. Of the whole node one event sees who leaves and who comes, but by the host's numbers; only
+/// single tasks have clocks of their own.
+pub(super) fn switches(target: &Target, way: Way) -> Vec<Switches> {
+    if way == Way::Records {
+        return vec![Switches::Counted(Untraced::Unwanted)];
     }
+    let is_node = matches!(target, Target::Node);
+    let found = match is_node && !tracepoint::is_first_namespace() {
+        true => Err(Untraced::Namespace),
+        false => Tracepoints::find(),
+    };
+    let counted = Switches::Counted(found.err().unwrap_or(Untraced::Refused));
+    let traced = found.ok().map(Switches::Traced);
+    let timed = (!is_node && way != Way::Tracepoints).then_some(Switches::Timed);
+    let (first, second) = if way == Way::ByStacks { (timed, traced) } else { (traced, timed) };
+    first.into_iter().chain(second).chain([counted]).collect()
 }

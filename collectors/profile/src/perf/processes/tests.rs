@@ -111,6 +111,7 @@ fn a_process_outlives_its_first_thread() {
         cgroup: 0,
         period: 0,
         raw: &[],
+        stint: None,
     };
     processes.apply(&Meta { pid: 10, tid: 11, time_ns: 6, ..Meta::default() }, &Record::Sample(sample));
     processes.expire(u64::MAX);

@@ -1,8 +1,8 @@
 //! Records as the kernel would write them, and what becomes of them when they are torn.
 
-use super::{Birth, Identity, Layout, Meta, Mmap, Record, decode, kind, misc, time_at};
+use super::{Beside, Birth, Identity, Layout, Meta, Mmap, Record, Stint, decode, kind, misc, time_at};
 
-pub(in crate::perf) const LAYOUT: Layout = Layout { registers: 3, has_cgroup: true, is_traced: false };
+pub(in crate::perf) const LAYOUT: Layout = Layout { registers: 3, has_cgroup: true, beside: Beside::Nothing };
 
 /// Any record but a sample: header, body padded to eight bytes, trailer.
 pub(in crate::perf) fn framed(kind: u32, misc: u16, body: &[u8], meta: Meta) -> Vec<u8> {
@@ -78,7 +78,7 @@ fn a_sample_of_a_tracepoint_has_a_count_and_what_it_wrote() {
     body.extend([&12_u32.to_ne_bytes()[..], b"twelve bytes"].concat());
     body.extend(words(&[2, 11, 12, 13, 0, 4242]));
     let bytes = with_header(kind::SAMPLE, misc::KERNEL, &body);
-    let layout = Layout { is_traced: true, ..LAYOUT };
+    let layout = Layout { beside: Beside::Tracepoint, ..LAYOUT };
     let Some((meta, Record::Sample(sample))) = decode(&bytes, &layout) else { panic!() };
     assert_eq!((meta.tid, sample.period, sample.raw), (6, 4_000_000, &b"twelve bytes"[..]));
     assert_eq!((sample.registers.len(), sample.stack.len(), sample.cgroup), (3, 0, 4242));
@@ -88,6 +88,27 @@ fn a_sample_of_a_tracepoint_has_a_count_and_what_it_wrote() {
         longer[64..68].copy_from_slice(&length.to_ne_bytes());
         assert_eq!(decode(&longer, &layout), None, "{length} bytes are not there");
     }
+}
+
+#[test]
+fn a_sample_of_a_task_that_is_timed_has_its_clock() {
+    let check = |reading: &[u64], expected: Option<Stint>| {
+        let mut body = words(&[7, 0x1000, 5 | 6 << 32, 99, 1]);
+        body.extend(words(reading));
+        body.extend(words(&[1, 0xffff_ffff_ffff_ff80, 0, 0, 4242]));
+        let bytes = with_header(kind::SAMPLE, misc::KERNEL, &body);
+        let layout = Layout { beside: Beside::Stint, ..LAYOUT };
+        let seen = decode(&bytes, &layout).map(|(_, record)| match record {
+            Record::Sample(sample) => (sample.stint, sample.cgroup),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(seen, expected.map(|stint| (Some(stint), 4242)), "{reading:?}");
+        assert!((0..bytes.len()).all(|length| decode(&bytes[..length], &layout).is_none()));
+    };
+    check(&[2, 3, 100, 0, 4_000_000, 101, 0], Some(Stint { switches: 3, ran_ns: 4_000_000 }));
+    check(&[1, 3, 100, 0], None);
+    check(&[0], None);
+    check(&[u64::MAX], None);
 }
 
 #[test]

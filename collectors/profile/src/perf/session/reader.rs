@@ -7,11 +7,11 @@ use std::sync::Arc;
 use super::super::attr::{Abilities, Measure, Scope};
 use super::super::cgroup::Cgroup;
 use super::super::processes::Processes;
-use super::super::record::{self, Birth, Layout, Meta, Record, Sample};
+use super::super::record::{self, Birth, Layout, Meta, Record, Sample, Stint};
 use super::super::statistics::Statistics;
 use super::super::synthesis::Proc;
 use super::super::target::Target;
-use super::super::tracepoint::{Switches, Traced, Tracepoints};
+use super::super::tracepoint::{Switches, Traced};
 use super::waits::Waits;
 use super::{KernelCode, Plan, Seen, Sink, Wait, WaitKind};
 
@@ -51,8 +51,7 @@ pub(super) struct Reader<S> {
     /// Whether the events themselves follow the tasks, so that whatever comes is wanted.
     is_followed_by_kernel: bool,
     waits: Option<Waits>,
-    /// What the samples of waiting are of; `None` where the kernel's own records tell who is back.
-    tracepoints: Option<Tracepoints>,
+    switches: Option<Switches>,
     statistics: Statistics,
     sink: S,
     newest_ns: u64,
@@ -77,7 +76,7 @@ impl<S: Sink> Reader<S> {
             followed,
             is_followed_by_kernel: abilities.scope == Scope::Tasks,
             waits: (plan.measure == Measure::Waiting).then(Waits::default),
-            tracepoints: abilities.switches.as_ref().and_then(Switches::traced).copied(),
+            switches: abilities.switches,
             statistics: Statistics::default(),
             sink,
             newest_ns: 0,
@@ -159,8 +158,10 @@ impl<S: Sink> Reader<S> {
                     waits.end(tid);
                 }
             }
-            Record::Lost { records } => self.statistics.lost += records,
-            Record::LostSamples { samples } => self.statistics.lost += samples,
+            Record::Lost { records: lost } | Record::LostSamples { samples: lost } => {
+                self.statistics.lost += lost;
+                self.waits.iter_mut().for_each(Waits::forget);
+            }
             Record::Throttle { is_on } => self.statistics.throttled += u64::from(is_on),
             Record::Comm { pid, is_exec: true, .. } => self.exec(pid),
             Record::Ksymbol { address, bytes, is_gone, name } => {
@@ -195,11 +196,13 @@ impl<S: Sink> Reader<S> {
     fn switched(&mut self, meta: Meta, sample: &Sample<'_>, bytes: &[u8]) {
         let thread = (meta.tid, meta.time_ns);
         let Some(waits) = &mut self.waits else { return };
-        let Some(tracepoints) = &self.tracepoints else {
+        let traced = match (&self.switches, sample.stint) {
+            (Some(Switches::Traced(tracepoints)), _) => tracepoints.read(sample.raw),
+            (Some(Switches::Timed), Some(stint)) => return self.timed(meta, stint, bytes),
             // Whether it could have run on is told by the next record.
-            return waits.leave(thread, WaitKind::Sleeping, bytes);
+            _ => return waits.leave(thread, WaitKind::Sleeping, bytes),
         };
-        match tracepoints.read(sample.raw) {
+        match traced {
             Some(Traced::Left { kind, next_tid }) => {
                 // It must have been back since it left the last time, for so short that nobody told.
                 self.come_back(meta);
@@ -221,6 +224,16 @@ impl<S: Sink> Reader<S> {
                 self.come_back(Meta { time_ns, ..meta });
             }
             None => self.statistics.malformed += 1,
+        }
+    }
+
+    /// A thread's own clock says since when it has been running, now that it leaves or after some milliseconds.
+    fn timed(&mut self, meta: Meta, stint: Stint, bytes: &[u8]) {
+        let Some(waits) = &mut self.waits else { return };
+        let Some((ran_ns, is_leaving)) = waits.stint((meta.tid, meta.cpu), stint) else { return };
+        self.come_back(Meta { time_ns: meta.time_ns.saturating_sub(ran_ns), ..meta });
+        if let Some(waits) = self.waits.as_mut().filter(|_| is_leaving) {
+            waits.leave((meta.tid, meta.time_ns), WaitKind::Sleeping, bytes);
         }
     }
 
@@ -254,7 +267,7 @@ impl<S: Sink> Reader<S> {
         let is_truncated = sample.kernel.len() + sample.user.len() >= self.depth;
         self.statistics.truncated += u64::from(is_truncated);
         self.statistics.samples += 1;
-        wait.into_iter().for_each(|wait| self.statistics.waited.add(wait));
+        wait.into_iter().for_each(|wait| self.statistics.waited.add(wait.kind, wait.length_ns));
         let cgroup = cgroup_of(&self.proc, &self.processes, sample.cgroup);
         let cgroup = cgroup.or_else(|| process.and_then(|process| process.cgroup.as_ref()));
         self.sink.sample(&Seen { meta, sample, process, cgroup, is_truncated, wait });

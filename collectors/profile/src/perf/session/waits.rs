@@ -1,10 +1,11 @@
 //! Times without the CPU: from the stack with which a thread left to the record that it came back.
 //!
-//! Owns the stacks of those that are away, as the bytes they came in. Refuses short times: a switch costs more to tell of
-//! than it took.
+//! Owns the stacks of those that are away, as the bytes they came in, and the clocks of those that have some. Refuses short
+//! times: a switch costs more to tell of than it took.
 
 use std::collections::HashMap;
 
+use super::super::record::Stint;
 use super::{Wait, WaitKind};
 
 /// Below this it is the scheduler that one would measure.
@@ -19,6 +20,8 @@ struct Away {
     kind: Option<WaitKind>,
     /// Kept when it comes back: a thread that waits once waits again.
     record: Vec<u8>,
+    /// What its clocks said last, by CPU.
+    clocks: Vec<(u32, Stint)>,
 }
 
 /// All that are away.
@@ -38,6 +41,33 @@ impl Waits {
     /// Times of threads for which there was no room.
     pub(super) fn crowded(&self) -> u64 {
         self.crowded
+    }
+
+    /// What a thread's clock on this CPU says now: how long it has run there since it came, and whether it leaves. `None`
+    /// for whom there is no room. A thread comes to a CPU and leaves it again before it comes to another.
+    pub(super) fn stint(&mut self, (tid, cpu): (u32, u32), now: Stint) -> Option<(u64, bool)> {
+        if self.by_thread.len() >= AWAY_MAX && !self.by_thread.contains_key(&tid) {
+            self.crowded += 1;
+            return None;
+        }
+        let away = self.by_thread.entry(tid).or_default();
+        let at = away.clocks.iter().position(|(other, _)| *other == cpu).unwrap_or_else(|| {
+            away.clocks.push((cpu, Stint::default()));
+            away.clocks.len() - 1
+        });
+        let (_, known) = away.clocks.get_mut(at)?;
+        let then = std::mem::replace(known, now);
+        let left = now.switches.saturating_sub(then.switches);
+        if left > 1 {
+            // It left without our hearing of it: what it waited for then is not known.
+            away.left_ns = None;
+        }
+        Some((now.ran_ns.saturating_sub(then.ran_ns), left > 0))
+    }
+
+    /// Something was lost: whoever is away may have been back.
+    pub(super) fn forget(&mut self) {
+        self.by_thread.values_mut().for_each(|away| away.left_ns = None);
     }
 
     /// A thread leaves with this stack.
@@ -84,7 +114,7 @@ impl Waits {
 
 #[cfg(test)]
 mod tests {
-    use super::{AWAY_MAX, WAIT_NS_MIN, Wait, WaitKind, Waits};
+    use super::{AWAY_MAX, Stint, WAIT_NS_MIN, Wait, WaitKind, Waits};
 
     #[test]
     fn a_wait_is_from_leaving_to_coming_back() {
@@ -111,11 +141,29 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_of_each_cpu_says_how_long_a_thread_ran_there() {
+        let mut waits = Waits::default();
+        let stint = |switches, ran_ns| Stint { switches, ran_ns };
+        assert_eq!(waits.stint((1, 0), stint(1, 50)), Some((50, true)));
+        assert_eq!(waits.stint((1, 1), stint(0, 10)), Some((10, false)), "it runs there, and says so");
+        assert_eq!(waits.stint((1, 1), stint(1, 30)), Some((20, true)));
+        assert_eq!(waits.stint((1, 0), stint(2, 51)), Some((1, true)), "not what it did elsewhere");
+        assert_eq!(waits.stint((2, 0), stint(1, 7)), Some((7, true)), "nor what others did");
+        waits.leave((1, 100), WaitKind::Sleeping, b"kept");
+        assert_eq!(waits.stint((1, 0), stint(4, 60)), Some((9, true)));
+        assert_eq!(waits.come_back(1, u64::MAX), None, "it left in between, with a stack that was lost");
+        waits.leave((1, 100), WaitKind::Sleeping, b"kept");
+        waits.forget();
+        assert_eq!(waits.come_back(1, u64::MAX), None);
+    }
+
+    #[test]
     fn those_that_are_away_are_bounded() {
         let mut waits = Waits::default();
         (0..10_000).for_each(|tid| waits.leave((tid, 0), WaitKind::Sleeping, b"x"));
         let back = (0..10_000).filter(|tid| waits.come_back(*tid, WAIT_NS_MIN).is_some()).count();
         assert_eq!(back, AWAY_MAX);
         assert_eq!(waits.crowded(), 10_000 - u64::try_from(AWAY_MAX).unwrap());
+        assert_eq!(waits.stint((10_000, 0), Stint::default()), None);
     }
 }

@@ -8,6 +8,9 @@ use std::io::{self, BufRead};
 const LIST_BYTES_MAX: u64 = 128 << 20;
 /// Names have at most 512 bytes, modules 56.
 const LINE_BYTES_MAX: usize = 1_024;
+/// Lines by which it is told whether there are addresses, and their bytes.
+const BEGINNING_LINES: usize = 64;
+const BEGINNING_BYTES: u64 = 64 << 10;
 
 /// One line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,14 @@ fn address_of(digits: &[u8]) -> Option<u64> {
     all.try_fold(u64::from(first), |sum, next| Some(sum << 4 | u64::from(digit(*next)?)))
 }
 
+/// Whether it has addresses. Hidden ones are all zero, and of true ones only a few at the beginning are: offsets into
+/// per-CPU memory.
+pub(super) fn is_shown(list: impl BufRead) -> bool {
+    let lines = list.take(BEGINNING_BYTES).lines().take(BEGINNING_LINES).map_while(Result::ok);
+    let mut addresses = lines.filter_map(|line| u64::from_str_radix(line.split(' ').next()?, 16).ok());
+    addresses.any(|address| address != 0)
+}
+
 /// Takes each line in its order, and says how many there were that are lines of such a list; others are passed over.
 pub(super) fn each(list: impl BufRead, mut take: impl FnMut(&Line<'_>)) -> io::Result<u64> {
     let mut list = list.take(LIST_BYTES_MAX);
@@ -105,4 +116,18 @@ pub(super) fn each(list: impl BufRead, mut take: impl FnMut(&Line<'_>)) -> io::R
 fn begin(begun: &mut Vec<u8>, piece: &[u8]) {
     let room = LINE_BYTES_MAX.saturating_sub(begun.len()).min(piece.len());
     begun.extend_from_slice(piece.get(..room).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_shown;
+
+    #[test]
+    fn hidden_addresses_are_told_by_the_beginning() {
+        let check = |text: &str, expected| assert_eq!(is_shown(text.as_bytes()), expected, "{text}");
+        check("0000000000000000 A fixed_percpu_data\nffffffff81000000 T _text\n", true);
+        check("0000000000000000 A fixed_percpu_data\n0000000000000000 T _text\n", false);
+        check("", false);
+        check("no list", false);
+    }
 }
