@@ -14,6 +14,9 @@ use tokio::task::spawn_blocking;
 use super::bar::Bar;
 use super::gather::DRAW_EVERY;
 
+/// Where nothing is drawn: how often it is looked whether all processes have ended.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// By what stacks are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Engine {
@@ -76,25 +79,22 @@ pub(super) async fn watch<T>(
     mut bar: Option<Bar>,
     until: impl Future<Output = T>,
 ) -> Ended<T> {
-    let stop = tokio::signal::ctrl_c();
-    tokio::pin!(stop, until);
-    let mut draw = tokio::time::interval(DRAW_EVERY);
+    let passed = || Duration::from_nanos(clock.now().since_ns(at));
+    let (stop, over) = (tokio::signal::ctrl_c(), tokio::time::sleep(length.saturating_sub(passed())));
+    tokio::pin!(stop, over, until);
+    // Each look is half of what waiting costs, and without a bar nobody sees them.
+    let mut draw = tokio::time::interval(if bar.is_some() { DRAW_EVERY } else { LOOK_EVERY });
     loop {
-        let passed = Duration::from_nanos(clock.now().since_ns(at));
-        let left = length.saturating_sub(passed);
-        if left.is_zero() {
-            return Ended::Over;
-        }
         tokio::select! {
             _ = &mut stop => return Ended::Interrupted,
             happened = &mut until => return Ended::Happened(happened),
-            () = tokio::time::sleep(left) => {}
+            () = &mut over => return Ended::Over,
             _ = draw.tick() => {
                 if kernel.is_over() {
                     return Ended::Over;
                 }
                 if let Some(bar) = &mut bar {
-                    bar.draw(passed, length, Some(kernel.samples()));
+                    bar.draw(passed(), length, Some(kernel.samples()));
                 }
             }
         }

@@ -31,8 +31,6 @@ mod sizes;
 
 /// Of one CPU: 0.4 s at 999 Hz, and with its first page just what an unprivileged user may lock for each CPU by default.
 pub const RING_BYTES: usize = 512 << 10;
-/// A ring wakes us when it is filled to this part: early enough that we may come late on a busy machine.
-const WAKE_AT: usize = 4;
 /// Over all CPUs. On a machine with more than 64 of them each gets less.
 const RINGS_BYTES_MAX: usize = 32 << 20;
 /// Below this a ring holds less than one longest record.
@@ -241,7 +239,8 @@ impl Events {
 
     fn size_rings(&mut self, bytes: usize) {
         self.ring_bytes = bytes;
-        self.shape.wakeup_bytes = u32::try_from(bytes / WAKE_AT).unwrap_or(u32::MAX);
+        self.shape.wakeup_bytes =
+            u32::try_from(Sizes::wakeup_bytes(self.shape.stack_bytes, bytes)).unwrap_or(u32::MAX);
     }
 
     /// Lets the samples come.

@@ -1,12 +1,17 @@
 //! What a sample and a ring may take. Owns how rings grow with the stacks in them, and up to where.
 
 use super::super::attr::{Hz, STACK_BYTES, StackBytes};
-use super::{RING_BYTES, WAKE_AT};
+use super::RING_BYTES;
 
 /// A record beside its stack: 127 frames, registers, who and when.
 const RECORD_BYTES: usize = 1200;
-/// Samples of one CPU that a ring holds, so that we may come late by as much as at 999 Hz with little stacks: 0.3 s.
+/// Samples of one CPU that a ring holds where stacks are little, at 999 Hz.
 const SAMPLES_KEPT: usize = 300;
+/// Time that it holds where they are big, milliseconds: it need not wake us between two rounds, and we may still come late
+/// by as much as with little stacks at 999 Hz.
+const KEPT_MS: usize = 550;
+/// Fewer samples make no ring.
+const SAMPLES_MIN: usize = 8;
 /// Of one CPU in a session with big stacks, whatever its rate.
 const RING_BYTES_DEEP_MAX: usize = 4 << 20;
 
@@ -30,10 +35,16 @@ impl Sizes {
     #[must_use]
     pub fn with_stack(stack_bytes: StackBytes, hz: Hz) -> Sizes {
         let record = usize::try_from(stack_bytes.get()).unwrap_or(usize::MAX).saturating_add(RECORD_BYTES);
-        let samples =
-            SAMPLES_KEPT.min(usize::try_from(hz.get()).unwrap_or(SAMPLES_KEPT) * 3 / 10).max(WAKE_AT * 2);
+        let hz = usize::try_from(hz.get()).unwrap_or(SAMPLES_KEPT);
+        let samples = SAMPLES_KEPT.min(hz * KEPT_MS / 1000).max(SAMPLES_MIN);
         let wanted = record.saturating_mul(samples).min(RING_BYTES_DEEP_MAX).next_power_of_two();
         Sizes { ring_bytes: wanted.max(RING_BYTES), stack_bytes }
+    }
+
+    /// Unread bytes of a ring of this size that wake us before the time: early enough that we may come late on a busy machine.
+    pub(super) fn wakeup_bytes(stack_bytes: StackBytes, ring_bytes: usize) -> usize {
+        // A ring for big stacks holds more than what comes between two rounds.
+        ring_bytes / if stack_bytes > STACK_BYTES { 2 } else { 4 }
     }
 }
 
@@ -48,7 +59,7 @@ mod tests {
         let fastest = Hz::new(999).unwrap();
         assert_eq!(Sizes::with_stack(STACK_BYTES, fastest), Sizes::default());
         assert_eq!(Sizes::default().ring_bytes, RING_BYTES, "two CPUs have 1 MiB");
-        assert_eq!(Sizes::with_stack(STACK_BYTES_DEEP, Hz::ASKED).ring_bytes, RING_BYTES);
+        assert_eq!(Sizes::with_stack(STACK_BYTES_DEEP, Hz::ASKED).ring_bytes, 1 << 20);
         assert_eq!(Sizes::with_stack(STACK_BYTES_DEEP, Hz::TRIGGERED).ring_bytes, 4 << 20);
         assert_eq!(Sizes::with_stack(StackBytes::new(65_528).unwrap(), fastest).ring_bytes, 4 << 20);
         let rare = Sizes::with_stack(StackBytes::new(65_528).unwrap(), Hz::STEADY);
