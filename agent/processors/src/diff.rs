@@ -12,6 +12,7 @@ mod load;
 mod pair;
 mod spread;
 mod stats;
+mod weights;
 mod wrappers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +37,9 @@ pub const SHARE_FLOOR: f64 = 0.005;
 /// Smallest change relative to the smaller of both shares: 10 %.
 pub const RELATIVE_FLOOR: f64 = 0.1;
 /// Expected share of false rows among those listed (Benjamini and Hochberg, 1995).
-pub const FALSE_DISCOVERY_RATE: f64 = 0.05;
+pub const FALSE_DISCOVERY_RATE: f64 = 0.1;
+/// The same of functions whose noise would hide a change as large as the floor: there are too few samples to ask of them.
+pub const FALSE_DISCOVERY_RATE_FAINT: f64 = 0.05;
 /// The same where the two runs lie apart: what lies farthest apart does so by more than a normal distribution has it.
 pub const FALSE_DISCOVERY_RATE_APART: f64 = 0.01;
 /// Requests on their way; each ends in one record, so more than this means that somebody lost some.
@@ -175,8 +178,9 @@ fn top(set: &ProfileSet) -> String {
 ///
 /// A row must pass three gates. The change may be as large as the floor, the larger of [`SHARE_FLOOR`] and
 /// [`RELATIVE_FLOOR`] of the smaller share: its 95 % interval reaches it, and half of it was seen. A two-proportion test
-/// with continuity correction survives Benjamini-Hochberg control at [`FALSE_DISCOVERY_RATE`]. And the family tested holds
-/// only functions whose mean share could pass the floor at all, a filter that does not look at the difference.
+/// with continuity correction survives Benjamini-Hochberg control at [`FALSE_DISCOVERY_RATE`], with more weight where a change
+/// as large as the floor is neither hopeless nor beyond doubt. And the family tested holds only functions whose mean share
+/// could pass the floor at all, a filter that does not look at the difference.
 ///
 /// A function that varies more than what grew in it passes by a part ([`Proof`]): own time, or what it spends in one callee
 /// that is itself beyond noise, where that is most of its change and nearly as large as the floor, and the rest is as it

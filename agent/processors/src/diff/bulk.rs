@@ -89,6 +89,11 @@ impl Bulk {
         super::stats::student((after - before - self.typical).abs() / all.sqrt(), freedom)
     }
 
+    /// Whether by how far all functions lie apart more is told of this one than by its noise.
+    pub(super) fn decides(&self, then: Observed, now: Observed) -> bool {
+        self.variance > logit(then).1 + logit(now).1
+    }
+
     /// 95 % interval of one share, where each side has half of what the two lie apart.
     pub(super) fn interval(&self, one: Observed) -> (f64, f64) {
         let (middle, noise) = logit(one);

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use super::calls::Calls;
 use super::pair::{Both, Pair, Part, Shift};
 use super::stats::{self, Z_95};
-use super::{FALSE_DISCOVERY_RATE, FALSE_DISCOVERY_RATE_APART};
+use super::weights;
+use super::{FALSE_DISCOVERY_RATE, FALSE_DISCOVERY_RATE_APART, FALSE_DISCOVERY_RATE_FAINT};
 
 /// So much of a function's change must be in the part that changed beyond noise.
 const MOST: f64 = 0.5;
@@ -18,6 +19,9 @@ const MOST: f64 = 0.5;
 const SEEN_OF_FLOOR: f64 = 0.5;
 /// The same of a part, which has less noise.
 const PART_OF_FLOOR: f64 = 0.8;
+
+/// Standard deviations at which a change shows among some hundred functions.
+const SHOWS: f64 = 3.0;
 
 /// What of a function is sure to have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +56,15 @@ pub(super) fn tested<'a>(pair: &Pair<'a>) -> BTreeMap<&'a str, Found<'a>> {
 
 fn test<'a>(pair: &Pair<'a>, part: Part, found: &mut BTreeMap<&'a str, Found<'a>>) {
     let candidates = pair.candidates(part);
-    let p_values: Vec<f64> = candidates.iter().map(|both| pair.p_value(both, part)).collect();
-    let rate = if pair.is_still(part) { FALSE_DISCOVERY_RATE } else { FALSE_DISCOVERY_RATE_APART };
-    for (both, q) in candidates.into_iter().zip(stats::q_values(&p_values)).filter(|(_, q)| *q <= rate) {
+    let prospects: Vec<(f64, f64)> = candidates.iter().map(|both| prospect(pair, both, part)).collect();
+    let reaches: Vec<f64> = prospects.iter().map(|(reach, _)| *reach).collect();
+    let weights = weights::of(&reaches, FALSE_DISCOVERY_RATE);
+    let weights =
+        weights.iter().zip(&prospects).map(|(weight, (_, rate))| weight * rate / FALSE_DISCOVERY_RATE);
+    let p_values: Vec<f64> =
+        candidates.iter().zip(weights).map(|(both, weight)| pair.p_value(both, part) / weight).collect();
+    let q_values = stats::q_values(&p_values);
+    for (both, q) in candidates.into_iter().zip(q_values).filter(|(_, q)| *q <= FALSE_DISCOVERY_RATE) {
         let seen = pair.seen(&both, part);
         let (low, high) = pair.interval(&both, part);
         let farthest = if seen.change() > 0.0 { high } else { -low };
@@ -67,6 +77,18 @@ fn test<'a>(pair: &Pair<'a>, part: Part, found: &mut BTreeMap<&'a str, Found<'a>
             put(found, Found { both, q, proof, seen, noise });
         }
     }
+}
+
+/// How many standard deviations a change as large as the floor is, and the rate of false rows that is accepted of such.
+fn prospect(pair: &Pair<'_>, both: &Both<'_>, part: Part) -> (f64, f64) {
+    let size = pair.seen(both, part).size();
+    let reach = super::floor(size) / pair.noise(both.name, part, size).max(f64::MIN_POSITIVE);
+    let rate = match pair.is_apart(both, part) {
+        true => FALSE_DISCOVERY_RATE_APART,
+        false if reach < SHOWS => FALSE_DISCOVERY_RATE_FAINT,
+        false => FALSE_DISCOVERY_RATE,
+    };
+    (reach, rate)
 }
 
 /// And those of which what they spend in one of these is told.

@@ -198,11 +198,6 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Whether both sides differ by noise alone, but for a few functions.
-    pub(super) fn is_still(&self, part: Part) -> bool {
-        self.known(part).bulk.is_still()
-    }
-
     /// Functions whose mean share nearly reaches half the floor, by name: a filter that does not look at the difference.
     pub(super) fn candidates(&self, part: Part) -> Vec<Both<'a>> {
         let mean = |both: &Both<'_>| {
@@ -222,6 +217,12 @@ impl<'a> Pair<'a> {
         let by_noise = stats::two_proportions(then, now);
         let bulk = &self.known(part).bulk;
         if bulk.is_still() { by_noise } else { by_noise.max(bulk.stands_out(then, now)) }
+    }
+
+    /// Whether what happened to all functions decides how sure a change of this one is.
+    pub(super) fn is_apart(&self, both: &Both<'_>, part: Part) -> bool {
+        let (then, now) = self.observed(both, part);
+        self.known(part).bulk.decides(then, now)
     }
 
     /// 95 % interval of the change of a share: by noise, or where the two runs lie apart by that.

@@ -92,7 +92,7 @@ fn two_draws_from_one_program_rarely_differ() {
             !compare(&before, &after).is_empty()
         })
         .count();
-    // A false discovery rate of 5 % allows 15 of 300 pairs; the correction and the floor leave fewer.
+    // A false discovery rate of 5 %, where samples are few, allows 15 of 300 pairs; the correction and the floor leave fewer.
     assert!(differing <= 15, "{differing} of {pairs}");
 }
 
