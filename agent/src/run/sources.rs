@@ -151,6 +151,11 @@ fn pod_log(target: &Target) -> Option<PathBuf> {
     found_here.then(|| PathBuf::from(POD_LOGS).join(pod).join("etcd/*.log"))
 }
 
+/// The file that a member writes its log to now: its own, else its pod's newest.
+pub(crate) fn log_now(target: &Target) -> Option<PathBuf> {
+    target.log_file.clone().or_else(|| logs::newest(&pod_log(target)?))
+}
+
 fn members(
     pipeline: &mut Pipeline,
     base: &Base,

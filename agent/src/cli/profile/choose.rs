@@ -116,6 +116,7 @@ async fn with_log(config: &Config, mut chosen: Chosen) -> Chosen {
         let same = found.ok().and_then(|found| found.targets.into_iter().find(|one| one.pid == target.pid));
         target.log_file = same.and_then(|same| same.log_file);
     }
+    target.log_file = sources::log_now(target);
     chosen
 }
 
