@@ -42,7 +42,8 @@ pub(crate) async fn find(config: &Config, known: &[Target]) -> Found {
     let found = discovered(config).await.remember(known);
     let mut targets = config.etcd.members.clone();
     for target in &mut targets {
-        target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
+        let mut seen = found.targets.iter().chain(&found.candidates);
+        target.pid = seen.find(|other| is_same(other, target)).and_then(|other| other.pid);
     }
     let mut notes = Vec::new();
     let mut looked = vec!["no member was looked for: etcd.discovery is off".to_owned()];
