@@ -7,7 +7,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # How long `make fuzz` stays with each target.
 SECONDS ?= 60
 
-.PHONY: help tools check test demo measure diffset fuzz clean-tools
+.PHONY: help tools check test demo measure diffset cluster fuzz clean-tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -38,6 +38,11 @@ diffset: ## how well the profile diff tells regressions from noise, load, collec
 	@$(SETUP) toolchain protoc
 	cargo build --release --locked -p diffset
 	@$(TARGET)/release/diffset score
+
+cluster: ## a Kubernetes node of its own on this host, and the DaemonSet on it; as root; WATCH=180 seconds of quiet; a quarter of an hour and 6 GB the first time
+	@$(SETUP) toolchain protoc etcd 3.6 kubernetes
+	cargo build --release --locked -p agent
+	@deploy/dev/kubernetes/cluster.sh run
 
 fuzz: ## feed every parser with what a fuzzer makes up, SECONDS=60 each; TARGETS="engine pprof" chooses
 	@$(SETUP) toolchain protoc fuzz

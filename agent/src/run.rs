@@ -275,7 +275,7 @@ fn describe(config: &Config, found: &sources::Found, is_sampled: bool) {
         let probed = target.client_url.is_some() && (target.local || config.etcd.remote);
         info!(
             member = %target.name, client = target.client_url, metrics = target.metrics_url, pprof = target.pprof_url,
-            log = target.log_file.as_ref().map(|path| path.display().to_string()), probed, "watching"
+            log = sources::log_now(target).map(|path| path.display().to_string()), probed, "watching"
         );
         info!(member = %target.name, "sent to it: {}", calls(config, target, (probed, is_sampled)).join("; "));
         if let Some(why) = target.log_file.as_deref().and_then(closed) {

@@ -168,7 +168,7 @@ impl Export {
             return Ok(None);
         }
         let timeout = |signal| config.otlp.destination(signal).timeout;
-        let resource = resource(&config.node);
+        let resource = resource(config);
         let spans = for_spans.map(|way| spans(way, timeout(Signal::Traces), &resource)).transpose()?;
         let logs = for_logs.map(|way| logs(way, timeout(Signal::Logs), &resource)).transpose()?;
         let (stop, stopped) = oneshot::channel();
@@ -232,12 +232,16 @@ fn way(
     Ok((post.map(Way::Post), road))
 }
 
-fn resource(node: &str) -> Resource {
+/// The node's and the pod's attributes, as everything else that is exported has them; ours win.
+fn resource(config: &Config) -> Resource {
+    let given = config.otlp.resource.iter().chain(&config.otlp.agent_resource);
+    let node = || config.node.clone();
     Resource::builder()
+        .with_attributes(given.map(|(key, value)| KeyValue::new(key.clone(), value.clone())))
         .with_service_name("backburn-agent")
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .with_attribute(KeyValue::new("service.instance.id", node.to_owned()))
-        .with_attribute(KeyValue::new("host.name", node.to_owned()))
+        .with_attribute(KeyValue::new("service.instance.id", node()))
+        .with_attribute(KeyValue::new("host.name", node()))
         .build()
 }
 
@@ -301,6 +305,9 @@ mod tests {
         ledger: &Ledger,
     ) -> Result<Option<Export>, TelemetryError> {
         let mut config = config("error");
+        let given = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
+        config.otlp.resource = given("k8s.node.name", "cp-7");
+        config.otlp.agent_resource = given("k8s.pod.name", "pod-7");
         config.otlp.each(|to| {
             to.endpoint = Endpoint::Base(endpoint.to_owned());
             to.protocol = protocol;
@@ -356,7 +363,7 @@ mod tests {
         });
         ended.recv_timeout(Duration::from_secs(6)).expect("shutdown hangs on a mute receiver");
         let heard = String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
-        for word in ["backburn-agent", "node-7", "apply_a_record", "a line of ours"] {
+        for word in ["backburn-agent", "node-7", "cp-7", "pod-7", "apply_a_record", "a line of ours"] {
             assert!(heard.contains(word), "{word} did not leave");
         }
         for word in ["a line of the exporter", "too fine to export"] {

@@ -83,9 +83,9 @@ impl Discovery {
     /// what scrapes and probes say.
     #[must_use]
     pub fn remember(mut self, known: &[Target]) -> Discovery {
-        let authority = |target: &Target| Some(Url::parse(target.client_url.as_deref()?)?.authority());
         for candidate in std::mem::take(&mut self.candidates) {
-            let met = known.iter().find(|met| met.pid.is_none() && authority(met) == authority(&candidate));
+            let is_met = |met: &&Target| met.pid == candidate.pid && authority(met) == authority(&candidate);
+            let met = known.iter().find(is_met);
             match met {
                 Some(met) => compose::push(&mut self.targets, met.clone()),
                 None => self.candidates.push(candidate),
@@ -107,6 +107,11 @@ impl Discovery {
         );
         lines
     }
+}
+
+/// Host and port that clients use.
+fn authority(target: &Target) -> Option<String> {
+    Some(Url::parse(target.client_url.as_deref()?)?.authority())
 }
 
 fn describe_target(target: &Target) -> String {
@@ -137,12 +142,35 @@ pub fn find(environment: &Environment) -> Discovery {
     let mut discovery = Discovery::default();
     let pairs = certificates::find(environment, &mut discovery);
     let found = process::members(environment, &mut discovery);
-    for process in found.iter().take(TARGETS_MAX) {
+    let (apart, ours): (Vec<_>, Vec<_>) =
+        found.iter().take(TARGETS_MAX).partition(|process| process::is_apart(&environment.root, process.pid));
+    for process in ours {
         let target = compose::from_process(environment, process, &pairs, &mut discovery.notes);
         compose::push(&mut discovery.targets, target);
     }
     compose::candidates(environment, &pairs, &mut discovery);
+    for process in apart {
+        let target = compose::from_process(environment, process, &pairs, &mut Vec::new());
+        elsewhere(target, &mut discovery);
+    }
     discovery
+}
+
+/// A member with a network of its own, in a pod or a container: its address there may be somebody else's here. It is watched
+/// where one answers that no member of ours has, as published ports do.
+fn elsewhere(target: Target, discovery: &mut Discovery) {
+    let (pid, address) = (target.pid.unwrap_or_default(), authority(&target));
+    let is_taken = |known: &Target| authority(known) == address;
+    let what = if address.is_none() || discovery.targets.iter().any(is_taken) {
+        "not watched"
+    } else {
+        discovery.candidates.retain(|candidate| !is_taken(candidate));
+        compose::push(&mut discovery.candidates, target);
+        "watched only where its address answers from here"
+    };
+    discovery.notes.push(format!(
+        "an etcd (pid {pid}) has a network of its own and is {what}; etcd.members names one that is meant"
+    ));
 }
 
 #[cfg(test)]
@@ -297,6 +325,31 @@ mod tests {
         let names: Vec<&str> = discovery.targets.iter().map(|target| target.name.as_str()).collect();
         assert_eq!(names, ["127.0.0.1:2379", "127.0.0.1:2479", "127.0.0.1:2579"]);
         assert!(discovery.targets.iter().all(|target| target.log_file.is_some()));
+    }
+
+    #[test]
+    fn the_loopback_of_another_network_is_not_ours() {
+        let tree = Tree::new("apart");
+        let etcd = |pid: u32, port: &str, network: &str| {
+            let url = format!("--listen-client-urls=http://0.0.0.0:{port}");
+            tree.process(pid, &["etcd", &url, &format!("--name=m{pid}")], &[], 7);
+            tree.link(&format!("proc/{pid}/ns/net"), network);
+        };
+        tree.link("proc/self/ns/net", "net:[1]");
+        for (pid, port, network) in [(7, "2379", "net:[2]"), (8, "2379", "net:[1]"), (9, "2479", "net:[3]")] {
+            etcd(pid, port, network);
+        }
+        let mut discovery = find(&environment(&tree, &[]));
+        assert_eq!(only(&discovery).name, "m8");
+        let pids = |targets: &[Target]| targets.iter().map(|target| target.pid).collect::<Vec<_>>();
+        assert_eq!(pids(&discovery.candidates), [Some(9)], "2379 is that of m8");
+        let told: Vec<&String> =
+            discovery.notes.iter().filter(|note| note.contains("a network of its own")).collect();
+        assert!(told.len() == 2 && told[0].contains("pid 7") && told[0].contains("not watched"), "{told:?}");
+        let known = discovery.candidates.clone();
+        discovery = discovery.remember(&known);
+        assert_eq!(pids(&discovery.targets), [Some(8), Some(9)], "nobody knocks twice");
+        assert!(discovery.candidates.is_empty());
     }
 
     #[test]

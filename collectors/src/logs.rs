@@ -27,6 +27,7 @@ use std::path::PathBuf;
 
 pub use follow::Follower;
 pub use line::{Context, Line, Reject, parse};
+pub use pattern::newest;
 
 /// What to follow, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]

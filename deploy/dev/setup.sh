@@ -18,6 +18,7 @@
 #   perf           .tools/bin/perf: the host's own, else of its package archive
 #   samply         .tools/bin/samply
 #   ebpf-profiler  .tools/bin/ebpf-profiler: the one of OpenTelemetry
+#   kubernetes     .tools/kubernetes: what a node runs, etcd excepted; only `make cluster` wants it. A quarter of an hour
 #
 # A piece that is there already costs one comparison with its stamp: a digest of what it was made from.
 # Every download is held against something in this repository (Cargo.lock, go.sum, a hash) or an archive's signature.
@@ -63,6 +64,7 @@ main() {
         perf) linux_perf ;;
         samply) samply ;;
         ebpf-profiler) ebpf_profiler ;;
+        kubernetes) kubernetes ;;
         all) all ;;
         *) die "no such piece: $1" ;;
         esac
@@ -261,6 +263,41 @@ ebpf_profiler() {
     stamp ebpf-profiler "${from[@]}"
 }
 
+# ------------------------------------------------------------------------------------------------------------- kubernetes
+
+kubernetes() {
+    local dir=$TOOLS/kubernetes module=deploy/dev/kubernetes program version
+    version=$(sed -n 's/^.*k8s.io\/kubernetes \(v[0-9.]*\)$/\1/p' "$module/kube/go.mod")
+    [ -x "$dir/kube" ] || say 'kubernetes: the first build takes a quarter of an hour, and 6 GB of caches of Go'
+    # Unless it is linked in, the node's version is a template that nobody has filled in.
+    go_build kube "$module/kube" . "$dir/kube" "-X k8s.io/component-base/version.gitVersion=$version"
+    for program in kube-apiserver kube-controller-manager kube-scheduler kubelet kubectl; do
+        ln -sf kube "$dir/$program"
+    done
+    for program in containerd containerd-shim-runc-v2 ctr; do
+        go_build "$program" "$module/containerd" "github.com/containerd/containerd/v2/cmd/$program" "$dir/$program"
+    done
+    runc "$module/containerd" "$dir/runc"
+}
+
+# With libseccomp: whether the runtime's default profile lets the agent sample is a good part of what is asked.
+runc() {
+    local module=$1 program=$2 from=("$1/go.mod" "$1/go.sum") seccomp=$TOOLS/build/libseccomp library
+    made runc "$program" "${from[@]}" && return
+    find_go
+    say 'runc: from Go modules, with libseccomp from the package archive of this host, unpacked'
+    apt_unpack libseccomp-dev '' "$seccomp" || die 'no package libseccomp-dev in the archive of this host'
+    library=$(find "$seccomp/usr/lib" -name libseccomp.a)
+    printf '#!/bin/sh\n[ "$1" = --cflags ] && echo -I%s || echo -L%s -lseccomp\n' "$seccomp/usr/include" "${library%/*}" >"$seccomp/pkg-config"
+    chmod 0755 "$seccomp/pkg-config"
+    (cd "$module" && GOTOOLCHAIN=local GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=1 PKG_CONFIG=$seccomp/pkg-config \
+        nice "$GO" build -p 2 -trimpath -tags 'seccomp netgo osusergo' -ldflags='-s -w -linkmode external -extldflags -static' \
+        -o "$program.new" github.com/opencontainers/runc) 2> >(grep -v '^go: downloading' >&2) || die 'runc could not be built'
+    mv "$program.new" "$program"
+    rm -rf "$seccomp"
+    stamp runc "${from[@]}"
+}
+
 # cargo_install NAME CRATE VERSION HOW_LONG [OPT_LEVEL]: verified by the crate's own lock file.
 # Such tools run for seconds: a quick build is worth more than a quick program, unless somebody says otherwise.
 cargo_install() {
@@ -275,16 +312,18 @@ cargo_install() {
 
 # ------------------------------------------------------------------------------------------------------ from Go modules
 
-# go_build NAME MODULE PACKAGE BINARY: go.sum verifies every module, -mod=readonly keeps it as committed.
+# go_build NAME MODULE PACKAGE BINARY [LINKED]: go.sum verifies every module, -mod=readonly keeps it as committed.
+# PACKAGE is a folder of MODULE, or one that its go.mod names as a tool.
 go_build() {
-    local name=$1 module=$2 package=$3 binary=$4
-    local from=("$module/go.mod" "$module/go.sum" "$module/$package"/*.go)
+    local name=$1 module=$2 package=$3 binary=$4 linked=${5:-}
+    local from=("$module/go.mod" "$module/go.sum")
+    [ ! -d "$module/$package" ] || from+=("$module/$package"/*.go)
     made "$name" "$binary" "${from[@]}" && return
     find_go
     say "$name: from Go modules with $("$GO" version | cut -d' ' -f3) ($GO), about a minute"
     mkdir -p "$(dirname "$binary")"
     (cd "$module" && GOTOOLCHAIN=local GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0 \
-        nice "$GO" build -p 2 -trimpath -ldflags='-s -w' -o "$binary.new" "$package") 2> >(grep -v '^go: downloading' >&2) ||
+        nice "$GO" build -p 2 -trimpath -ldflags="-s -w $linked" -o "$binary.new" "$package") 2> >(grep -v '^go: downloading' >&2) ||
         die "$name could not be built" 'Go must be able to reach its module proxy and checksum database, or mirrors of them (GOPROXY, GOSUMDB)'
     mv "$binary.new" "$binary"
     stamp "$name" "${from[@]}"

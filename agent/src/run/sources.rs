@@ -42,7 +42,8 @@ pub(crate) async fn find(config: &Config, known: &[Target]) -> Found {
     let found = discovered(config).await.remember(known);
     let mut targets = config.etcd.members.clone();
     for target in &mut targets {
-        target.pid = found.targets.iter().find(|other| is_same(other, target)).and_then(|other| other.pid);
+        let mut seen = found.targets.iter().chain(&found.candidates);
+        target.pid = seen.find(|other| is_same(other, target)).and_then(|other| other.pid);
     }
     let mut notes = Vec::new();
     let mut looked = vec!["no member was looked for: etcd.discovery is off".to_owned()];
@@ -149,6 +150,11 @@ fn pod_log(target: &Target) -> Option<PathBuf> {
     let found_here = target.local && target.pid.is_some() && is_plain(&target.name);
     let pod = format!("kube-system_etcd-{}_*", target.name);
     found_here.then(|| PathBuf::from(POD_LOGS).join(pod).join("etcd/*.log"))
+}
+
+/// The file that a member writes its log to now: its own, else its pod's newest.
+pub(crate) fn log_now(target: &Target) -> Option<PathBuf> {
+    target.log_file.clone().or_else(|| logs::newest(&pod_log(target)?))
 }
 
 fn members(

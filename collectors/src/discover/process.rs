@@ -99,6 +99,12 @@ fn member(root: &Path, pid: u32) -> Option<Member> {
     Some(Member { pid, flags, rancher: false, note })
 }
 
+/// Whether a process has another network than we have: there loopback is another one. What cannot be read is taken for ours.
+pub(super) fn is_apart(root: &Path, pid: u32) -> bool {
+    let network = |who: &str| fs::read_link(root.join(format!("proc/{who}/ns/net"))).ok();
+    network("self").zip(network(&pid.to_string())).is_some_and(|(ours, its)| ours != its)
+}
+
 /// A path as a process means it: on the node where it is there too, else through the process's own root.
 pub(crate) fn visible(root: &Path, pid: u32, path: &Path) -> PathBuf {
     let relative = path.strip_prefix("/").unwrap_or(path);

@@ -24,6 +24,13 @@ pub(super) fn expand(pattern: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Of the files that a pattern means now the one that was written to last.
+#[must_use]
+pub fn newest(pattern: &Path) -> Option<PathBuf> {
+    let written = |path: &PathBuf| path.metadata().and_then(|file| file.modified()).ok();
+    expand(pattern).into_iter().max_by_key(written)
+}
+
 fn entries(directory: &Path, glob: &str) -> Vec<PathBuf> {
     let Ok(listed) = std::fs::read_dir(directory) else { return Vec::new() };
     listed
@@ -68,5 +75,25 @@ mod tests {
         check("a*a", "a", false);
         check("etcd", "etcd", true);
         check("etcd", "etcd2", false);
+    }
+
+    #[test]
+    fn the_newest_is_the_one_that_was_written_to_last() {
+        let dir = std::env::temp_dir().join(format!("agent-newest-{}", std::process::id()));
+        let pattern = dir.join("pod_*/etcd/*.log");
+        assert_eq!(newest(&pattern), None);
+        let file = |name: &str, at: u64| {
+            let path = dir.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let written = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
+            std::fs::File::create(&path).unwrap().set_modified(written).unwrap();
+            path
+        };
+        file("pod_1/etcd/9.log", 1);
+        let last = file("pod_2/etcd/0.log", 3);
+        file("pod_2/etcd/0.log.20261126-084500", 4);
+        file("pod_2/etcd/1.log", 2);
+        assert_eq!(newest(&pattern), Some(last));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -113,9 +113,13 @@ async fn with_log(config: &Config, mut chosen: Chosen) -> Chosen {
         let environment =
             Environment { vars: config.etcd.variables.clone(), ..Environment::system(&config.node) };
         let found = tokio::task::spawn_blocking(move || discover::find(&environment)).await;
-        let same = found.ok().and_then(|found| found.targets.into_iter().find(|one| one.pid == target.pid));
+        let same = found.ok().and_then(|found| {
+            let mut seen = found.targets.into_iter().chain(found.candidates);
+            seen.find(|one| one.pid == target.pid)
+        });
         target.log_file = same.and_then(|same| same.log_file);
     }
+    target.log_file = sources::log_now(target);
     chosen
 }
 
