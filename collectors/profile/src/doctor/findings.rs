@@ -5,7 +5,7 @@ use super::{Finding, Part, State, Tried};
 use crate::perf::attr::{Abilities, Level};
 use crate::perf::events::RING_BYTES;
 use crate::perf::refusal::Refusal;
-use crate::perf::tracepoint::Switches;
+use crate::perf::tracepoint::{Switches, Untraced};
 
 /// From here on a setting that no kernel of kernel.org has: Debian's 3 and Ubuntu's 4.
 const PARANOID_OF_DISTRIBUTIONS: i32 = 3;
@@ -256,6 +256,11 @@ fn off_cpu(machine: &Machine, tried: &Tried) -> Finding {
                 "{why}: waiting is seen, but other processes pay for it, and a disk is not told apart from sleep"
             ),
             why.cure(),
+        ),
+        Ok(Some(Switches::Timed)) if !tried.is_kernel_named => degraded(
+            Part::OffCpu,
+            "neither tracefs nor names of the kernel's functions are to be had: a disk is not told apart from sleep",
+            Untraced::NotMounted.cure(),
         ),
         Ok(Some(Switches::Timed)) => ok(Part::OffCpu, "waiting is seen by each task's own clock"),
         Ok(_) => ok(Part::OffCpu, "waiting is seen by the scheduler's tracepoints"),

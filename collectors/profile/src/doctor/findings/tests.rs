@@ -156,7 +156,15 @@ fn settings_cost_their_part() {
 #[test]
 fn tracefs_is_missing_for_several_reasons() {
     let timed = Abilities { switches: Some(Switches::Timed), ..abilities() };
-    check(&whole(), &Tried { waiting: Ok(timed), ..all_well() }, &[], "", "");
+    check(&whole(), &Tried { waiting: Ok(timed.clone()), ..all_well() }, &[], "", "");
+    let nameless = Tried { waiting: Ok(timed), is_kernel_named: false, ..all_well() };
+    let parts = [(Part::KernelNames, State::Degraded), (Part::OffCpu, State::Degraded)];
+    let lacking: Vec<(Part, State)> = of(&whole(), &nameless)
+        .into_iter()
+        .filter(|finding| finding.state != State::Ok)
+        .map(|finding| (finding.part, finding.state))
+        .collect();
+    assert_eq!(lacking, parts);
     for why in [Untraced::NotMounted, Untraced::Forbidden, Untraced::Unknown, Untraced::Refused] {
         let counted = Abilities { switches: Some(Switches::Counted(why)), ..abilities() };
         let tried = Tried { waiting: Ok(counted), ..all_well() };
