@@ -156,7 +156,7 @@ fn settings_cost_their_part() {
 #[test]
 fn tracefs_is_missing_for_several_reasons() {
     let timed = Abilities { switches: Some(Switches::Timed), ..abilities() };
-    check(&whole(), &Tried { waiting: Ok(timed.clone()), ..all_well() }, &[], "", "");
+    check(&whole(), &Tried { waiting: Ok(timed), ..all_well() }, &[], "", "");
     let nameless = Tried { waiting: Ok(timed), is_kernel_named: false, ..all_well() };
     let parts = [(Part::KernelNames, State::Degraded), (Part::OffCpu, State::Degraded)];
     let lacking: Vec<(Part, State)> = of(&whole(), &nameless)
