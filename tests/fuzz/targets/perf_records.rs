@@ -9,7 +9,7 @@ use profile::perf::cgroup::Cgroup;
 use profile::perf::maps;
 use profile::perf::modules::MAPPINGS_MAX;
 use profile::perf::processes::{PROCESSES_MAX, Processes};
-use profile::perf::record::{Layout, Record, decode};
+use profile::perf::record::{Beside, Layout, Record, decode};
 use profile::perf::ring::{Memory, Merge, Ring};
 use profile::perf::session::Seen;
 use profile::perf::stacks::Stacks;
