@@ -47,8 +47,10 @@ impl Half {
     fn start(wish: &Wish, measure: Measure, binaries: &Binaries) -> Result<Half, Refusal> {
         let (sampler, harvest) = Sampler::new(binaries.clone());
         let sampler = if measure == Measure::Running { sampler.by_cpu() } else { sampler };
-        let way = Way::of(kernel::is_shown(Path::new(kernel::LIST)));
-        let plan = Plan { measure, way, ..Plan::new(wish.target.clone(), wish.hz) };
+        let mut plan = Plan { measure, ..Plan::new(wish.target.clone(), wish.hz) };
+        if measure == Measure::Waiting {
+            plan.way = Way::of(kernel::is_shown(Path::new(kernel::LIST)));
+        }
         let is_deep = measure == Measure::Running && wish.stack_bytes > STACK_BYTES;
         let (plan, sampler) = match is_deep {
             true => (plan.with_stack(wish.stack_bytes), sampler.walking_native()),

@@ -21,8 +21,6 @@ const POINTS: [(f64, f64); 3] = [(0.5, 0.454_936), (0.8, 1.642_374), (0.95, 3.84
 const POINT_NOISE: f64 = 2.0;
 /// With a function's inclusive share that of its callers and callees changes: more of them may have.
 const POINTS_OF_TOTALS: usize = 2;
-/// Halvings of an interval: far below the noise of the estimate.
-const STEPS: usize = 40;
 /// A standard deviation of log odds of 3, a factor of 20: two runs that have next to nothing in common.
 const VARIANCE_MAX: f64 = 9.0;
 
@@ -60,12 +58,8 @@ pub(super) fn of(part: Part, functions: impl Iterator<Item = (Observed, Observed
     if !too_wide(0.0, chance) {
         return Some(Bulk::default());
     }
-    let (mut low, mut high) = (0.0, VARIANCE_MAX);
-    for _ in 0..STEPS {
-        let middle = (low + high) / 2.0;
-        if too_wide(middle, 1.0) { low = middle } else { high = middle }
-    }
-    Some(Bulk { typical, variance: high })
+    let (_, variance) = super::stats::halved((0.0, VARIANCE_MAX), |extra| too_wide(extra, 1.0));
+    Some(Bulk { typical, variance })
 }
 
 impl Bulk {

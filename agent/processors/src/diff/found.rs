@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use super::calls::Calls;
 use super::pair::{Both, Pair, Part, Shift};
 use super::stats::{self, Z_95};
-use super::weights;
-use super::{FALSE_DISCOVERY_RATE, FALSE_DISCOVERY_RATE_APART, FALSE_DISCOVERY_RATE_FAINT};
+use super::{FALSE_DISCOVERY_RATE, FALSE_DISCOVERY_RATE_APART, FALSE_DISCOVERY_RATE_FAINT, weights};
 
 /// So much of a function's change must be in the part that changed beyond noise.
 const MOST: f64 = 0.5;

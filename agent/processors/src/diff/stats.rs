@@ -10,6 +10,8 @@ const TERMS_MAX: u32 = 200;
 const SERIES_BELOW: f64 = 2.5;
 /// Student's distribution is the normal one to four digits of p at any t that decides something.
 const NORMAL_FROM: f64 = 1e6;
+/// Of an interval: far below the noise of what is estimated.
+const HALVINGS: usize = 40;
 /// Keeps Lentz's method away from 0 / 0.
 const TINY: f64 = 1e-300;
 /// From here on three terms of Stirling's series give twelve digits.
@@ -148,6 +150,16 @@ fn ln_gamma(x: f64) -> f64 {
     let half_ln_tau = 0.5 * std::f64::consts::TAU.ln();
     let series = 1.0 / (12.0 * x) - 1.0 / (360.0 * x.powi(3)) + 1.0 / (1_260.0 * x.powi(5));
     (x - 0.5) * x.ln() - x + half_ln_tau + series - below
+}
+
+/// An interval halved until nothing is left of it: where a condition that holds at its lower end and not at its upper one
+/// ceases to hold.
+pub(super) fn halved((mut low, mut high): (f64, f64), is_so: impl Fn(f64) -> bool) -> (f64, f64) {
+    for _ in 0..HALVINGS {
+        let middle = (low + high) / 2.0;
+        if is_so(middle) { low = middle } else { high = middle }
+    }
+    (low, high)
 }
 
 /// How many there are, as a float.

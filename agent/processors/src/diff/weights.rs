@@ -7,8 +7,6 @@
 
 use super::stats;
 
-/// Halvings of an interval: far below what a weight has to say.
-const STEPS: usize = 40;
 /// Beyond these the normal distribution has nothing.
 const FAR: f64 = 400.0;
 /// Of the weight so much is shared equally: a change may be larger or smaller than the one that weights are best for.
@@ -19,12 +17,8 @@ pub(super) fn of(reaches: &[f64], rate: f64) -> Vec<f64> {
     let count = stats::size(reaches.len());
     let best = |bar: f64| reaches.iter().map(move |reach| tail(reach / 2.0 + bar / reach.max(1e-3)));
     // The higher the bar, the less weight in all.
-    let (mut low, mut high) = (-FAR, FAR);
-    for _ in 0..STEPS {
-        let middle = (low + high) / 2.0;
-        if best(middle).sum::<f64>() > rate { low = middle } else { high = middle }
-    }
-    let given: Vec<f64> = best(low).collect();
+    let (bar, _) = stats::halved((-FAR, FAR), |bar| best(bar).sum::<f64>() > rate);
+    let given: Vec<f64> = best(bar).collect();
     let all: f64 = given.iter().sum();
     given.iter().map(|one| EQUAL + (1.0 - EQUAL) * if all > 0.0 { one * count / all } else { 1.0 }).collect()
 }

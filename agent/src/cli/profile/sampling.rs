@@ -82,7 +82,7 @@ pub(super) async fn watch<T>(
     let passed = || Duration::from_nanos(clock.now().since_ns(at));
     let (stop, over) = (tokio::signal::ctrl_c(), tokio::time::sleep(length.saturating_sub(passed())));
     tokio::pin!(stop, over, until);
-    // Each look is half of what waiting costs, and without a bar nobody sees them.
+    // A look wakes us, and without a bar nobody sees it.
     let mut draw = tokio::time::interval(if bar.is_some() { DRAW_EVERY } else { LOOK_EVERY });
     loop {
         tokio::select! {

@@ -328,24 +328,23 @@ impl Attr {
     #[must_use]
     pub fn returning(shape: &Shape) -> Option<Attr> {
         let tracepoints = shape.traced().filter(|_| shape.scope == Scope::Tasks)?;
-        let mut attr = Attr::sampling(shape);
-        attr.config = u64::from(tracepoints.runtime_id);
-        attr.flags |= flag::EXCLUDE_CALLCHAIN_KERNEL | flag::EXCLUDE_CALLCHAIN_USER;
-        attr.sample_stack_user = 0;
-        Some(attr)
+        Some(Attr::stackless(shape, u64::from(tracepoints.runtime_id)))
     }
 
     /// The clock that is read with each sample of a task that is timed: how long it has run on this CPU. It is a member of
     /// the sampling event's group, and itself a sample when that has grown by some milliseconds.
     #[must_use]
     pub fn clock(shape: &Shape) -> Option<Attr> {
-        shape.is_timed().then(|| {
-            let mut attr = Attr::sampling(shape);
-            (attr.config, attr.sample_period_or_freq) = (TASK_CLOCK, STINT_NS_MAX);
-            attr.flags |= flag::EXCLUDE_CALLCHAIN_KERNEL | flag::EXCLUDE_CALLCHAIN_USER;
-            attr.sample_stack_user = 0;
-            attr
-        })
+        shape
+            .is_timed()
+            .then(|| Attr { sample_period_or_freq: STINT_NS_MAX, ..Attr::stackless(shape, TASK_CLOCK) })
+    }
+
+    /// The sampling event's companion of another kind: its records look like that one's, with nothing in them that costs time.
+    fn stackless(shape: &Shape, config: u64) -> Attr {
+        let mut attr = Attr { config, sample_stack_user: 0, ..Attr::sampling(shape) };
+        attr.flags |= flag::EXCLUDE_CALLCHAIN_KERNEL | flag::EXCLUDE_CALLCHAIN_USER;
+        attr
     }
 
     /// The event that only tells of processes: it counts nothing, and goes on while the other one rests.

@@ -21,7 +21,7 @@ use super::target::Target;
 use super::tracepoint::{self, Way};
 
 use self::lane::{Lane, Set};
-use self::opening::{shape, switches};
+use self::opening::shape;
 
 pub use self::sizes::Sizes;
 
@@ -73,17 +73,10 @@ impl Events {
         let shape = shape(measure, hz, sizes.stack_bytes);
         match measure {
             Measure::Running => Events::open_running(target, shape, ring_bytes, &cpus),
-            Measure::Waiting => {
-                let mut last = Err(Refusal::Unknown);
-                for switches in switches(target, way) {
-                    let shape = Shape { switches: Some(switches), ..shape };
-                    last = Events::open_waiting(target, shape, ring_bytes, &cpus);
-                    if last.is_ok() {
-                        break;
-                    }
-                }
-                last
-            }
+            Measure::Waiting => opening::in_a_way(target, way, |switches| {
+                let shape = Shape { switches: Some(switches), ..shape };
+                Events::open_waiting(target, shape, ring_bytes, &cpus)
+            }),
         }
     }
 

@@ -115,7 +115,7 @@ pub enum WaitKind {
     Preempted,
     /// For another thread, for time or for the network. Without tracepoints ([`Abilities::switches`]) for anything.
     Sleeping,
-    /// For a device, mostly, and no signal ends it: state `D`.
+    /// For a device, mostly: the state `D`, which no signal ends, or by the kernel's functions in the stack.
     Uninterruptible,
 }
 

@@ -82,20 +82,29 @@ pub(super) fn shape(measure: Measure, hz: Hz, stack_bytes: StackBytes) -> Shape 
     }
 }
 
-/// What is tried, in order. Of the whole node one event sees who leaves and who comes, but by the host's numbers; only
-/// single tasks have clocks of their own.
-pub(super) fn switches(target: &Target, way: Way) -> Vec<Switches> {
+/// Opens waiting in the first way that is granted. Of the whole node one event sees who leaves and who comes, but by the
+/// host's numbers; only single tasks have clocks of their own. Tracefs is looked for when nothing better opened.
+pub(super) fn in_a_way<T>(
+    target: &Target,
+    way: Way,
+    open: impl Fn(Switches) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
     if way == Way::Records {
-        return vec![Switches::Counted(Untraced::Unwanted)];
+        return open(Switches::Counted(Untraced::Unwanted));
     }
     let is_node = matches!(target, Target::Node);
+    let timed = |when| (!is_node && way == when).then(|| open(Switches::Timed).ok()).flatten();
+    if let Some(opened) = timed(Way::ByStacks) {
+        return Ok(opened);
+    }
     let found = match is_node && !tracepoint::is_first_namespace() {
         true => Err(Untraced::Namespace),
         false => Tracepoints::find(),
     };
-    let counted = Switches::Counted(found.err().unwrap_or(Untraced::Refused));
-    let traced = found.ok().map(Switches::Traced);
-    let timed = (!is_node && way != Way::Tracepoints).then_some(Switches::Timed);
-    let (first, second) = if way == Way::ByStacks { (timed, traced) } else { (traced, timed) };
-    first.into_iter().chain(second).chain([counted]).collect()
+    let why = match found.map(|tracepoints| open(Switches::Traced(tracepoints))) {
+        Ok(Ok(opened)) => return Ok(opened),
+        Ok(Err(_)) => Untraced::Refused,
+        Err(why) => why,
+    };
+    timed(Way::ByStates).map_or_else(|| open(Switches::Counted(why)), Ok)
 }

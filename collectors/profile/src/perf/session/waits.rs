@@ -43,14 +43,19 @@ impl Waits {
         self.crowded
     }
 
-    /// What a thread's clock on this CPU says now: how long it has run there since it came, and whether it leaves. `None`
-    /// for whom there is no room. A thread comes to a CPU and leaves it again before it comes to another.
-    pub(super) fn stint(&mut self, (tid, cpu): (u32, u32), now: Stint) -> Option<(u64, bool)> {
+    /// What is kept of a thread; `None` where there is no room for another one.
+    fn place(&mut self, tid: u32) -> Option<&mut Away> {
         if self.by_thread.len() >= AWAY_MAX && !self.by_thread.contains_key(&tid) {
             self.crowded += 1;
             return None;
         }
-        let away = self.by_thread.entry(tid).or_default();
+        Some(self.by_thread.entry(tid).or_default())
+    }
+
+    /// What a thread's clock on this CPU says now: how long it has run there since it came, and whether it leaves. `None`
+    /// for whom there is no room. A thread comes to a CPU and leaves it again before it comes to another.
+    pub(super) fn stint(&mut self, (tid, cpu): (u32, u32), now: Stint) -> Option<(u64, bool)> {
+        let away = self.place(tid)?;
         let at = away.clocks.iter().position(|(other, _)| *other == cpu).unwrap_or_else(|| {
             away.clocks.push((cpu, Stint::default()));
             away.clocks.len() - 1
@@ -72,11 +77,7 @@ impl Waits {
 
     /// A thread leaves with this stack.
     pub(super) fn leave(&mut self, (tid, time_ns): (u32, u64), kind: WaitKind, record: &[u8]) {
-        if self.by_thread.len() >= AWAY_MAX && !self.by_thread.contains_key(&tid) {
-            self.crowded += 1;
-            return;
-        }
-        let away = self.by_thread.entry(tid).or_default();
+        let Some(away) = self.place(tid) else { return };
         (away.left_ns, away.kind) = (Some(time_ns), Some(kind));
         away.record.clear();
         away.record.extend_from_slice(record);
