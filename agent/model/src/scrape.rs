@@ -67,7 +67,7 @@ pub enum ScrapeOutcome {
 /// The shape of a page. Series ids are indexes into [`Scrape::values`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
-    /// Grows with each change of shape; never given twice to one target while the agent runs, reloads included.
+    /// Grows with each change of shape; never given twice while the agent runs, to whatever target, reloads included.
     pub generation: u64,
     /// Families in page order, synthetic ones (`up`, `scrape_*`) last.
     pub families: Vec<Family>,

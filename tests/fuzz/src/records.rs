@@ -8,7 +8,7 @@ mod pages;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use collectors::scrape::columns::Columns;
+use collectors::scrape::columns::{Columns, Generations};
 use model::host::{Cgroup, CgroupCpu, CpuTimes, Disk, HostFact, Pressure, Process};
 use model::mark::{Mark, MarkKind, MarkSource};
 use model::member::{HashKv, ListedMember, MemberFact, MemberState};
@@ -34,8 +34,8 @@ const RECORDS_MAX: usize = 2_000;
 #[derive(Debug)]
 struct World {
     now: Stamp,
-    /// Of the last layout that is nobody's page: one generation is one shape.
-    generation: u64,
+    /// One number is one shape, whoever's page it is, as in an agent.
+    generations: Generations,
     pages: BTreeMap<String, (Columns, BTreeMap<String, f64>)>,
 }
 
@@ -44,7 +44,7 @@ struct World {
 pub fn records(data: &[u8]) -> Vec<Record> {
     let mut seed = Seed::new(data);
     let start = Stamp { mono_ns: 1_000 * SECOND_NS, wall_ns: 1_700_000_000 * SECOND_NS };
-    let mut world = World { now: start, generation: 1 << 32, pages: BTreeMap::new() };
+    let mut world = World { now: start, generations: Generations::default(), pages: BTreeMap::new() };
     let mut records: Vec<Record> = Vec::new();
     while !seed.is_empty() && records.len() < RECORDS_MAX {
         match seed.byte() {
@@ -67,7 +67,7 @@ pub fn records(data: &[u8]) -> Vec<Record> {
 pub fn logs(data: &[u8]) -> Vec<Record> {
     let mut seed = Seed::new(data);
     let now = Stamp { mono_ns: 1_000 * SECOND_NS, wall_ns: 1_700_000_000 * SECOND_NS };
-    let mut world = World { now, generation: 1 << 32, pages: BTreeMap::new() };
+    let mut world = World { now, generations: Generations::default(), pages: BTreeMap::new() };
     let mut records = Vec::new();
     while !seed.is_empty() && records.len() < RECORDS_MAX {
         let fact = if seed.rarely() {
@@ -138,15 +138,15 @@ impl World {
     }
 
     fn any_scrape(&mut self, seed: &mut Seed<'_>) -> Scrape {
-        self.generation += 1;
-        any_scrape(seed, self.generation)
+        any_scrape(seed, self.generations.draw())
     }
 
     /// A page as a member would show it, read by the collector's own columns: counters move on, and sometimes begin anew.
     fn page(&mut self, seed: &mut Seed<'_>) -> Scrape {
         let target = seed.pick(&["m1", "m2", "m3"]).to_owned();
-        let (columns, values) =
-            self.pages.entry(target.clone()).or_insert_with(|| (Columns::new(128), BTreeMap::new()));
+        let (columns, values) = self.pages.entry(target.clone()).or_insert_with(|| {
+            (Columns::numbered(128, self.generations.clone()), BTreeMap::new())
+        });
         let reading = if seed.rarely() {
             columns.fail(seed.number())
         } else {
