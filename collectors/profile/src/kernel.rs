@@ -105,9 +105,12 @@ impl Kernel {
     /// Stops, and names what was seen. Reads files: not for a thread that others wait for.
     #[must_use]
     pub fn end(mut self, now: Stamp) -> Sampled {
-        let duration_ns = now.since_ns(self.at);
         let abilities = self.running.session.abilities();
         let outcome = self.running.session.stop();
+        let duration_ns = match outcome.end {
+            End::TargetsGone => outcome.statistics.wall_ns,
+            End::Over | End::Stopped | End::Died => now.since_ns(self.at),
+        };
         let switches = self.waiting.as_ref().and_then(|half| half.session.abilities().switches);
         let waiting = self.waiting.map(|half| (half.session.stop().statistics, half.harvest.take()));
         let mut counted = self.running.harvest.take();

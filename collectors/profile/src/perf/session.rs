@@ -303,9 +303,12 @@ impl<S: Sink> Worker<S> {
         };
         self.events.stop();
         self.round(u64::MAX);
-        self.reader.finish(sys::monotonic_ns());
+        let now_ns = sys::monotonic_ns();
+        // That they are gone is seen up to a second later: nothing was there to be watched in it.
+        let ended_ns = self.reader.targets_ended_ns().filter(|_| end == End::TargetsGone).unwrap_or(now_ns);
+        self.reader.finish(ended_ns);
         self.lost = self.events.lost();
-        self.shared.publish(self.account(sys::monotonic_ns()));
+        self.shared.publish(self.account(ended_ns));
         let (sink, processes) = self.reader.into_parts();
         (sink, processes, end)
     }

@@ -1,8 +1,9 @@
 //! Processes that come and go, and the stacks that are theirs.
 
 use std::collections::HashSet;
+use std::fs;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use profile::perf::attr::{Hz, Scope};
 use profile::perf::record::Identity;
@@ -103,12 +104,20 @@ fn children_that_live_for_milliseconds_are_followed_and_named() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how long it lived is what is asked")]
 fn a_session_of_programs_that_end_ends() {
     let (program, _) = run_chain(&["300"]);
-    let (session, notes) = noting(&Plan::new(Target::Pids(vec![program.pid()]), Hz::TRIGGERED));
+    let (pid, began) = (program.pid(), Instant::now());
+    let (session, notes) = noting(&Plan::new(Target::Pids(vec![pid]), Hz::TRIGGERED));
+    let stat = format!("/proc/{pid}/stat");
+    until("it has ended", || fs::read_to_string(&stat).unwrap().contains(") Z "));
+    let lived = began.elapsed();
     // The child is not reaped before the session has ended: a zombie is as good as gone.
     let outcome = session.wait();
     assert_eq!(outcome.end, End::TargetsGone);
+    // However much later that is seen, what was watched ended with it.
+    let told = Duration::from_nanos(outcome.statistics.wall_ns);
+    assert!(told <= lived, "{told:?} of {lived:?}");
     assert!(!notes.lock().unwrap().is_empty());
 }
 

@@ -22,20 +22,26 @@ const FOLLOWED_MAX: usize = 16_384;
 #[derive(Debug)]
 struct Followed {
     pids: HashSet<u32>,
+    /// When the latest of their threads ended.
+    ended_ns: Option<u64>,
 }
 
 impl Followed {
-    fn tell(&mut self, record: &Record<'_>) {
-        if let Record::Fork(Birth { pid, parent_pid, .. }) = record
-            && pid != parent_pid
-        {
-            // A child of ours is ours; another one that got the number of ours is not.
-            let is_ours = self.pids.contains(parent_pid) && self.pids.len() < FOLLOWED_MAX;
-            if is_ours {
-                self.pids.insert(*pid)
-            } else {
-                self.pids.remove(pid)
-            };
+    fn tell(&mut self, at_ns: u64, record: &Record<'_>) {
+        match record {
+            Record::Fork(Birth { pid, parent_pid, .. }) if pid != parent_pid => {
+                // A child of ours is ours; another one that got the number of ours is not.
+                let is_ours = self.pids.contains(parent_pid) && self.pids.len() < FOLLOWED_MAX;
+                if is_ours {
+                    self.pids.insert(*pid)
+                } else {
+                    self.pids.remove(pid)
+                };
+            }
+            Record::Exit(Birth { pid, .. }) if self.pids.contains(pid) => {
+                self.ended_ns = self.ended_ns.max(Some(at_ns));
+            }
+            _ => {}
         }
     }
 }
@@ -65,7 +71,7 @@ impl<S: Sink> Reader<S> {
         sink: S,
     ) -> Reader<S> {
         let followed = match &plan.target {
-            Target::Pids(pids) => Some(Followed { pids: pids.iter().copied().collect() }),
+            Target::Pids(pids) => Some(Followed { pids: pids.iter().copied().collect(), ended_ns: None }),
             Target::Node | Target::Cgroup(_) => None,
         };
         Reader {
@@ -124,6 +130,11 @@ impl<S: Sink> Reader<S> {
         !followed.pids.iter().any(|pid| self.proc.is_alive(*pid))
     }
 
+    /// When the last of them ended, by what the kernel told until now.
+    pub(super) fn targets_ended_ns(&self) -> Option<u64> {
+        self.followed.as_ref()?.ended_ns
+    }
+
     /// Ends processes that are not there any more.
     pub(super) fn end_the_gone(&mut self, now_ns: u64) {
         self.processes.end_unless(now_ns, |pid| Path::new(&format!("/proc/{pid}")).exists());
@@ -137,7 +148,7 @@ impl<S: Sink> Reader<S> {
         };
         self.newest_ns = self.newest_ns.max(meta.time_ns);
         if let Some(followed) = &mut self.followed {
-            followed.tell(&record);
+            followed.tell(meta.time_ns, &record);
         }
         self.processes.apply(&meta, &record);
         match record {
