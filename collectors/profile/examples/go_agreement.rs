@@ -1,5 +1,5 @@
 //! How often our samples of an etcd have the callers that Go's own profiler sees:
-//! `cargo run --release -p profile --example go_agreement -- VERSION... [--minutes N] [--load s|m|l]`.
+//! `cargo run --release -p profile --example go_agreement -- VERSION... [--minutes N] [--load s|m|l|reads]`.
 //!
 //! Puts an etcd of the set-up under load and lets Go's profiler and ours take turns for five minutes of Go's. Says how many
 //! of our samples have a (leaf, caller) pair that occurs in Go's profiles, how many would without the unwinder, and how many
@@ -40,7 +40,7 @@ fn main() {
             "--minutes" => {
                 minutes = arguments.next().and_then(|number| number.parse().ok()).expect("minutes");
             }
-            "--load" => load = arguments.next().expect("s, m or l"),
+            "--load" => load = arguments.next().expect("s, m, l or reads"),
             version => versions.push(version.to_owned()),
         }
     }

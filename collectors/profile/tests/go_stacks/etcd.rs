@@ -53,6 +53,25 @@ fn port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
+/// Keys that a read goes over.
+const KEYS: usize = 30_000;
+/// As many as etcd takes in one transaction.
+const KEYS_A_TRANSACTION: usize = 128;
+/// The newest of all keys: etcd collects and sorts them to answer with one, and the client has next to nothing to do.
+const READ: [&str; 9] =
+    ["get", "--prefix", "/keys/", "--sort-by", "MODIFY", "--order", "DESCEND", "--limit", "1"];
+/// Who reads at the same time: enough for both CPUs to be etcd's.
+const READERS: usize = 3;
+
+fn etcdctl(client: u16) -> Command {
+    let program = tools().join("etcd/3.6/etcdctl");
+    assert!(program.exists(), "{} is missing: `make tools` brings it", program.display());
+    let mut command = Command::new(program);
+    command.args(["--endpoints", &format!("127.0.0.1:{client}")]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
 impl Etcd {
     pub(crate) fn start(version: &str) -> Etcd {
         let program = tools().join("etcd").join(version).join("etcd");
@@ -103,31 +122,50 @@ impl Etcd {
         gopprof::decode(&body, ProfileKind::Cpu, Stamp::default()).unwrap().0
     }
 
-    /// etcd's own load generator, again and again: `check perf` writes for a minute.
+    /// etcd's own load generator, again and again: `check perf` of that size writes for a minute. Or `reads`: an expensive
+    /// range, three times at once.
     pub(crate) fn load(&self, size: &str) -> Load {
-        let etcdctl = tools().join("etcd/3.6/etcdctl");
-        assert!(etcdctl.exists(), "{} is missing: `make tools` brings it", etcdctl.display());
-        let (endpoint, size) = (format!("127.0.0.1:{}", self.client), size.to_owned());
         let is_over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&is_over);
-        let thread = thread::spawn(move || {
+        let threads = if size == "reads" {
+            self.fill();
+            (0..READERS).map(|_| self.repeat(&is_over, |_| READ.map(str::to_owned).to_vec())).collect()
+        } else {
+            let check = ["check", "perf", "--load", size, "--prefix"].map(str::to_owned).to_vec();
+            vec![self.repeat(&is_over, move |run| [check.clone(), vec![format!("/load-{run}/")]].concat())]
+        };
+        Load { is_over, threads }
+    }
+
+    /// Puts the keys that are read.
+    fn fill(&self) {
+        for begin in (0..KEYS).step_by(KEYS_A_TRANSACTION) {
+            let puts = (begin..KEYS.min(begin + KEYS_A_TRANSACTION))
+                .map(|key| format!("put /keys/{key:08} value-of-{key:032}\n"));
+            let mut child = etcdctl(self.client).arg("txn").stdin(Stdio::piped()).spawn().unwrap();
+            let text = format!("\n{}\n\n", puts.collect::<String>());
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            assert!(child.wait().unwrap().success(), "keys from {begin} on");
+        }
+    }
+
+    /// Calls the client with these arguments, each call's with its number, until it is over.
+    fn repeat(
+        &self,
+        is_over: &Arc<AtomicBool>,
+        arguments: impl Fn(u32) -> Vec<String> + Send + 'static,
+    ) -> JoinHandle<()> {
+        let (is_over, client) = (Arc::clone(is_over), self.client);
+        thread::spawn(move || {
             for run in 0.. {
-                let child = Command::new(&etcdctl)
-                    .args(["--endpoints", &endpoint, "check", "perf", "--load", &size])
-                    .args(["--prefix", &format!("/load-{run}/")])
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .spawn();
-                let mut program = Program(child.unwrap());
+                let mut program = Program(etcdctl(client).args(arguments(run)).spawn().unwrap());
                 while program.0.try_wait().unwrap().is_none() {
-                    if told.load(Ordering::Relaxed) {
+                    if is_over.load(Ordering::Relaxed) {
                         return;
                     }
                     thread::sleep(Duration::from_millis(20));
                 }
             }
-        });
-        Load { is_over, thread: Some(thread) }
+        })
     }
 }
 
@@ -135,13 +173,13 @@ impl Etcd {
 #[derive(Debug)]
 pub(crate) struct Load {
     is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
-        drop(self.thread.take().map(JoinHandle::join));
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
 
