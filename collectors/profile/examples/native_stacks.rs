@@ -13,6 +13,7 @@
 use std::time::{Duration, Instant};
 use std::{env, process::ExitCode};
 
+use profile::binaries::Binaries;
 use profile::dwarf::Walker;
 use profile::perf::attr::{Hz, STACK_BYTES_DEEP, StackBytes};
 use profile::perf::session::{Plan, Seen, Session, Sink};
@@ -30,7 +31,6 @@ struct Took {
 }
 
 /// Walks what comes, and keeps the time.
-#[derive(Default)]
 struct Meter {
     walker: Walker,
     took: Vec<Took>,
@@ -70,7 +70,8 @@ fn measure(arguments: &[String]) -> Outcome {
         number(2)?.map_or(Some(STACK_BYTES_DEEP), StackBytes::new).ok_or("a multiple of 8, to 65,528")?;
     let hz = Hz::new(999).ok_or("no rate")?;
     let plan = Plan { length: Some(length), ..Plan::new(Target::Pids(vec![pid]), hz).with_stack(stack) };
-    let outcome = Session::start(&plan, Meter::default())?.wait();
+    let meter = Meter { walker: Walker::new(Binaries::default()), took: Vec::new() };
+    let outcome = Session::start(&plan, meter)?.wait();
     let meter = outcome.sink.ok_or("the reading thread has died")?;
     if meter.took.is_empty() {
         return Err("it did not run".into());

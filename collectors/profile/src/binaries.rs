@@ -166,6 +166,11 @@ impl Binary {
         self.was
     }
 
+    /// Another handle of the file, for who reads what is not read here.
+    pub(crate) fn file(&self) -> Result<File, Missing> {
+        self.file.try_clone().map_err(|error| Missing::of(&error))
+    }
+
     /// Go's own tables, for as long as the guard lives; `None` where Go did not build it.
     pub fn go(&self) -> MutexGuard<'_, Option<Box<GoSymbols<File>>>> {
         self.go.lock().unwrap_or_else(PoisonError::into_inner)
@@ -238,14 +243,14 @@ fn tables_of_go(windows: Windows<File>, elf: &Elf) -> Option<Box<GoSymbols<File>
 /// How a file was come by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// By what the process itself holds.
+    /// As the process itself has it: by what it holds, or below its root.
     Held,
-    /// By its name.
+    /// As we see it.
     Named,
 }
 
-/// The build id proves it, else device and inode. Overlays show processes another device than they show us, so where we have
-/// the file from the process's own hands the inode is enough.
+/// The build id proves it, else device and inode. Layered file systems number a device here and another one there, so where
+/// we have the file as the process has it the inode is enough: as long as it is mapped nobody else gets its number.
 fn is_the_same(identity: &Identity, (device, inode): (u64, u64), id: Option<&[u8]>, way: Way) -> bool {
     match identity {
         Identity::BuildId(length, bytes) => {
@@ -255,7 +260,7 @@ fn is_the_same(identity: &Identity, (device, inode): (u64, u64), id: Option<&[u8
         }
         Identity::Inode { major, minor, inode: told } => {
             let is_device = (libc::major(device), libc::minor(device)) == (*major, *minor);
-            *told == inode && (is_device || way == Way::Held)
+            *told == inode && inode != 0 && (is_device || way == Way::Held)
         }
     }
 }
@@ -353,13 +358,13 @@ fn find(module: &Module, pid: u32) -> Result<Binary, Missing> {
     };
     let pids = if module.pid == pid { vec![pid] } else { vec![pid, module.pid] };
     for proc in pids.iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))) {
-        let is_its_program = fs::read_link(proc.join("exe")).is_ok_and(|path| path == module.path);
+        let is_its_program = fs::read_link(proc.join("exe")).is_ok_and(|path| is_or_was(&path, &module.path));
         if is_its_program && let Ok(binary) = tried(&proc, proc.join("exe"), Way::Held) {
             return Ok(binary);
         }
         if module.kind == Kind::File
             && let Ok(below) = module.path.strip_prefix("/")
-            && let Ok(binary) = tried(&proc, proc.join("root").join(below), Way::Named)
+            && let Ok(binary) = tried(&proc, proc.join("root").join(below), Way::Held)
         {
             return Ok(binary);
         }
@@ -369,7 +374,19 @@ fn find(module: &Module, pid: u32) -> Result<Binary, Missing> {
             return Ok(binary);
         }
     }
+    // Without the right to look into the process, which outside of containers sees what we see.
+    if module.kind == Kind::File
+        && let Ok(binary) = tried(Path::new("/"), module.path.clone(), Way::Named)
+    {
+        return Ok(binary);
+    }
     Err(why.unwrap_or(Missing::Gone))
+}
+
+/// Whether the kernel's name of a program is this one, though its file may have been removed or replaced since.
+fn is_or_was(link: &Path, path: &Path) -> bool {
+    let (link, path) = (link.as_os_str().as_encoded_bytes(), path.as_os_str().as_encoded_bytes());
+    link == path || link.strip_suffix(b" (deleted)") == Some(path)
 }
 
 /// What `/proc/PID/map_files` calls the first executable range of a file.

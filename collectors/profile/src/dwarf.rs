@@ -17,6 +17,7 @@ mod rule;
 pub mod table;
 mod tables;
 
+use crate::binaries::Binaries;
 use crate::perf::attr::REGISTERS;
 use crate::perf::modules::Mappings;
 use crate::perf::record::Sample;
@@ -24,8 +25,8 @@ use crate::perf::record::Sample;
 use crate::perf::copied::Copied;
 use chain::Chain;
 use rule::{Fault, RECORD_BYTES, Registers, Rule};
+use tables::Tables;
 pub use tables::Work;
-use tables::{Owner, Tables};
 
 /// Frames of one stack. What recursion piles up beyond says nothing new, and every output has to carry it.
 pub const FRAMES_MAX: usize = 512;
@@ -83,7 +84,7 @@ impl Counts {
 }
 
 /// Walks stacks, of all processes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Walker {
     tables: Tables,
     addresses: Vec<u64>,
@@ -111,14 +112,18 @@ enum Stop {
 }
 
 impl Walker {
+    /// Reads tables of these files.
+    #[must_use]
+    pub fn new(binaries: Binaries) -> Walker {
+        Walker { tables: Tables::new(binaries), addresses: Vec::new(), counts: Counts::default() }
+    }
+
     /// The user part of a sample's stack. `pid` is only for finding files; what is mapped where is in `mappings`.
     pub fn walk(&mut self, pid: u32, mappings: &Mappings, sample: &Sample<'_>) -> Walked<'_> {
         self.tables.begin_walk();
         self.addresses.clear();
         let (walk, is_truncated) = match registers(sample) {
-            Some(registers) if !mappings.is_empty() => {
-                self.follow(Owner { pid, mappings }, sample, registers)
-            }
+            Some(registers) if !mappings.is_empty() => self.follow((pid, mappings), sample, registers),
             // Nothing is known of this process but what the kernel says.
             _ => {
                 self.addresses.extend(sample.user.iter());
@@ -142,7 +147,12 @@ impl Walker {
         self.tables.work()
     }
 
-    fn follow(&mut self, owner: Owner<'_>, sample: &Sample<'_>, leaf: Registers) -> (Walk, bool) {
+    fn follow(
+        &mut self,
+        (pid, mappings): (u32, &Mappings),
+        sample: &Sample<'_>,
+        leaf: Registers,
+    ) -> (Walk, bool) {
         let stack = Copied { start: leaf.sp, bytes: sample.stack };
         let chain = Chain { addresses: sample.user, fp: leaf.fp, stack };
         let (mut stand, mut is_exact) = (Stand::Known(leaf), true);
@@ -154,9 +164,9 @@ impl Walker {
                 break Stop::Beyond;
             }
             // A call may be the last instruction of its function: what it returns to is another one's.
-            let place = owner.mappings.locate(if is_exact { pc } else { pc.wrapping_sub(1) });
+            let place = mappings.locate(if is_exact { pc } else { pc.wrapping_sub(1) });
             let rule = match place {
-                Some(place) => self.tables.rule(owner, place.module, place.offset),
+                Some(place) => self.tables.rule(pid, place.module, place.offset),
                 None => &Rule::Unknown,
             };
             let is_leaf = self.addresses.len() == 1;
@@ -167,7 +177,7 @@ impl Walker {
             is_exact = rule.is_signal();
             // By frame pointer one may land anywhere; by a table too, when the stack is not what the table thinks.
             let before = if is_exact { address } else { address.wrapping_sub(1) };
-            if owner.mappings.locate(before).is_none() {
+            if mappings.locate(before).is_none() {
                 break Stop::Lost;
             }
             by_table += usize::from(is_by_table);

@@ -46,13 +46,14 @@ impl Counted {
 /// The sink of a session.
 #[derive(Debug)]
 pub struct Sampler {
+    binaries: Binaries,
     unwinder: Unwinder,
     native: Option<Native>,
     counted: Arc<Mutex<Counted>>,
 }
 
 /// Walks stacks of code that Go did not build, by the tables in its files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Native {
     walker: Walker,
     words: Vec<u8>,
@@ -80,7 +81,8 @@ impl Sampler {
     pub fn new(binaries: Binaries) -> (Sampler, Harvest) {
         let counted = Arc::new(Mutex::default());
         let harvest = Harvest { counted: Arc::clone(&counted) };
-        (Sampler { unwinder: Unwinder::new(binaries), native: None, counted }, harvest)
+        let unwinder = Unwinder::new(binaries.clone());
+        (Sampler { binaries, unwinder, native: None, counted }, harvest)
     }
 
     /// Also counts by CPU.
@@ -94,7 +96,8 @@ impl Sampler {
     /// pointers have no other callers.
     #[must_use]
     pub fn walking_native(self) -> Sampler {
-        Sampler { native: Some(Native::default()), ..self }
+        let native = Native { walker: Walker::new(self.binaries.clone()), words: Vec::new() };
+        Sampler { native: Some(native), ..self }
     }
 }
 

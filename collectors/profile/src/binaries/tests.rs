@@ -23,11 +23,15 @@ fn id(hex: &str) -> Identity {
     Identity::BuildId(20, bytes)
 }
 
-/// A copy of this program, whose file can be changed.
-fn copy(name: &str) -> PathBuf {
+/// A copy of a program, whose file can be changed.
+fn copied(program: impl AsRef<Path>, name: &str) -> PathBuf {
     let path = env::temp_dir().join(format!("binaries-{name}-{}", process::id()));
-    fs::copy(env::current_exe().unwrap(), &path).unwrap();
+    fs::copy(program, &path).unwrap();
     path
+}
+
+fn copy(name: &str) -> PathBuf {
+    copied(env::current_exe().unwrap(), name)
 }
 
 #[test]
@@ -89,8 +93,7 @@ fn what_cannot_be_had_says_why() {
 
 #[test]
 fn a_program_that_was_removed_is_opened_by_what_its_process_holds() {
-    let path = env::temp_dir().join(format!("binaries-removed-{}", process::id()));
-    fs::copy("/bin/sleep", &path).unwrap();
+    let path = copied("/bin/sleep", "removed");
     let mut child = process::Command::new(&path).arg("60").spawn().unwrap();
     let identity = inode(&path);
     fs::remove_file(&path).unwrap();
@@ -99,6 +102,31 @@ fn a_program_that_was_removed_is_opened_by_what_its_process_holds() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(opened.is_ok(), "{opened:?}");
+}
+
+#[test]
+fn a_program_that_was_replaced_is_opened_by_what_its_process_holds() {
+    let path = copied("/bin/sleep", "upgraded");
+    let mut child = process::Command::new(&path).arg("60").spawn().unwrap();
+    let module = of(&path, inode(&path));
+    let next = copied("/bin/true", "next");
+    fs::rename(&next, &path).unwrap();
+    let opened = Binaries::default().open(&module, child.id());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (opened, is) = (opened.unwrap(), fs::metadata("/bin/sleep").unwrap());
+    assert_eq!(opened.file().unwrap().metadata().unwrap().len(), is.len());
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_name_of_ours_is_no_proof_of_what_somebody_else_maps() {
+    let path = copied("/bin/true", "named");
+    let file = fs::metadata(&path).unwrap();
+    let is = |told: &Identity, way| is_the_same(told, (file.dev(), file.ino()), None, way);
+    let elsewhere = Identity::Inode { major: 4095, minor: 1, inode: file.ino() };
+    assert!(is(&elsewhere, Way::Held) && !is(&elsewhere, Way::Named) && is(&inode(&path), Way::Named));
+    fs::remove_file(path).unwrap();
 }
 
 #[test]

@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::image::{Image, ImageError};
+use super::image::Image;
 use super::rule::Rule;
 use super::table::{Evaluator, Table};
-use crate::perf::modules::{Kind, Mappings, Module};
+use crate::binaries::{Binaries, Missing};
+use crate::perf::modules::{Kind, Module};
 
 /// Modules whose tables are open, or that are known to have none: a busy node runs code of about a hundred. Each open one
 /// holds a descriptor.
@@ -82,6 +83,7 @@ struct Known {
 /// All tables.
 #[derive(Debug)]
 pub(super) struct Tables {
+    binaries: Binaries,
     slots: HashMap<u32, Slot>,
     rules: Vec<Known>,
     evaluator: Evaluator,
@@ -91,9 +93,10 @@ pub(super) struct Tables {
     work: Work,
 }
 
-impl Default for Tables {
-    fn default() -> Tables {
+impl Tables {
+    pub(super) fn new(binaries: Binaries) -> Tables {
         Tables {
+            binaries,
             slots: HashMap::new(),
             rules: vec![Known::default(); RULES_MAX],
             evaluator: Evaluator::default(),
@@ -103,16 +106,7 @@ impl Default for Tables {
             work: Work::default(),
         }
     }
-}
 
-/// Whose rule is asked for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Owner<'a> {
-    pub(super) pid: u32,
-    pub(super) mappings: &'a Mappings,
-}
-
-impl Tables {
     /// Another walk: everybody may do a little more.
     pub(super) fn begin_walk(&mut self) {
         self.walks += 1;
@@ -130,8 +124,8 @@ impl Tables {
         }
     }
 
-    /// The rule for the instruction at an offset of a module's file.
-    pub(super) fn rule(&mut self, owner: Owner<'_>, module: &Arc<Module>, offset: u64) -> &Rule {
+    /// The rule for the instruction at an offset of a module's file, which that process maps.
+    pub(super) fn rule(&mut self, pid: u32, module: &Arc<Module>, offset: u64) -> &Rule {
         const UNKNOWN: &Rule = &Rule::Unknown;
         if module.kind == Kind::Anonymous {
             return UNKNOWN;
@@ -143,7 +137,7 @@ impl Tables {
         let way = match known {
             Some(way) => way,
             None => {
-                let Some(rule) = self.read(owner, module, offset) else { return UNKNOWN };
+                let Some(rule) = self.read(pid, module, offset) else { return UNKNOWN };
                 let ways = self.rules.get(set..set + WAYS).unwrap_or_default();
                 let age =
                     |known: &Known| if known.module == 0 { u32::MAX } else { now.wrapping_sub(known.used) };
@@ -161,9 +155,9 @@ impl Tables {
     }
 
     /// `None` when nothing can be said now, but perhaps later.
-    fn read(&mut self, owner: Owner<'_>, module: &Arc<Module>, offset: u64) -> Option<Rule> {
+    fn read(&mut self, pid: u32, module: &Arc<Module>, offset: u64) -> Option<Rule> {
         let walks = self.walks;
-        if !self.is_there(owner, module) {
+        if !self.is_there(pid, module) {
             self.work.starved += 1;
             return None;
         }
@@ -191,7 +185,7 @@ impl Tables {
     }
 
     /// Opens a module's table unless that was done already; false when it must wait.
-    fn is_there(&mut self, owner: Owner<'_>, module: &Module) -> bool {
+    fn is_there(&mut self, pid: u32, module: &Module) -> bool {
         let known = self.slots.get(&module.id).map(|slot| &slot.state);
         let is_due =
             known.is_none_or(|state| matches!(state, State::Refused(at) if self.walks - at >= RETRY_AFTER));
@@ -202,7 +196,7 @@ impl Tables {
             return false;
         }
         self.openings -= 1;
-        let state = self.opened(owner, module);
+        let state = self.opened(pid, module);
         let bytes = if let State::Open(table) = &state { table.bytes() } else { 0 };
         let slot = Slot { state, used: self.walks, allowance: ALLOWANCE_MAX, bytes };
         let before = self.slots.insert(module.id, slot).map_or(0, |slot| slot.bytes);
@@ -211,14 +205,14 @@ impl Tables {
         true
     }
 
-    fn opened(&mut self, owner: Owner<'_>, module: &Module) -> State {
-        let table = match Image::open(owner.pid, module, owner.mappings) {
+    fn opened(&mut self, pid: u32, module: &Module) -> State {
+        let table = match Image::open(&self.binaries, pid, module) {
             Ok(image) => Table::open(image),
-            Err(ImageError::Anonymous) => {
+            Err(Missing::Memory | Missing::Unreadable) => {
                 self.work.without += 1;
                 return State::Without;
             }
-            Err(ImageError::Open(_) | ImageError::Replaced) => {
+            Err(Missing::Gone | Missing::Denied | Missing::Replaced) => {
                 self.work.refused += 1;
                 return State::Refused(self.walks);
             }

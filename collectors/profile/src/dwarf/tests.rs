@@ -9,6 +9,7 @@ use super::chain::Chain;
 use super::rule::{Base, Fault, Frame, Kept, Registers, Rule, step};
 use super::table::{Evaluator, Table};
 use super::{FRAMES_MAX, Walk, Walker, walk_file};
+use crate::binaries::Binaries;
 use crate::perf::copied::Copied;
 use crate::perf::modules::{Mappings, Modules};
 use crate::perf::record::{Beside, Identity, Layout, Record, Sample, decode};
@@ -54,7 +55,7 @@ fn memory() -> Mappings {
 }
 
 fn check(user: &[u64], fp: u64, stack: &[u64], expected: (&[u64], Walk, bool)) {
-    let mut walker = Walker::default();
+    let mut walker = Walker::new(Binaries::default());
     let record = record(user, fp, stack);
     let walked = walker.walk(5, &memory(), &sample(&record));
     assert_eq!((walked.addresses, walked.walk, walked.is_truncated), expected);
@@ -87,7 +88,7 @@ fn a_stack_that_changes_to_another_one_is_followed_as_the_kernel_did() {
 #[test]
 fn a_process_of_which_nothing_is_known_is_as_the_kernel_says() {
     let record = record(&[0x1100, 0x99], SP, &[0, 0]);
-    let mut walker = Walker::default();
+    let mut walker = Walker::new(Binaries::default());
     let walked = walker.walk(5, &Mappings::default(), &sample(&record));
     assert_eq!((walked.addresses, walked.walk), (&[0x1100, 0x99][..], Walk::FramePointer));
     assert_eq!(walker.counts().frame_pointer, 1);
@@ -159,7 +160,7 @@ fn tables_of_many_programs_make_room_for_each_other() {
     let folder = std::env::temp_dir().join(format!("tables-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let (mut modules, mut mappings, mut walker) =
-        (Modules::default(), Mappings::default(), Walker::default());
+        (Modules::default(), Mappings::default(), Walker::new(Binaries::default()));
     let place = |at: u64| (at + 1) << 24;
     for at in 0..300 {
         let path = folder.join(at.to_string());

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{env, fs};
 
+use profile::binaries::Binaries;
 use profile::dwarf::{Counts, Walk, Walker, Work};
 use profile::perf::attr::{Hz, STACK_BYTES_DEEP, StackBytes};
 use profile::perf::session::{End, Plan, Seen, Session};
@@ -111,7 +112,7 @@ pub(crate) fn sample(pid: u32, stack: Option<StackBytes>, samples: usize) -> Run
     let _alone = alone();
     let taken = Arc::new(Mutex::new((Vec::new(), Counts::default(), Work::default())));
     let into = Arc::clone(&taken);
-    let mut walker = Walker::default();
+    let mut walker = Walker::new(Binaries::default());
     let plan = Plan::new(Target::Pids(vec![pid]), Hz::new(999).unwrap());
     let plan = match stack {
         Some(bytes) => plan.with_stack(bytes),
