@@ -1,27 +1,27 @@
 //! The files that processes run: found where the process sees them, held against what the kernel said of them, opened once
 //! for all who ask.
 //!
-//! Owns the way to a file, the proof that it is the one that is mapped, and the bound on how many are open. Refuses to
-//! take a file of the same name for the same file: who replaces a program while it runs would get names of the other one.
+//! Owns the bound on how many are open; `find` has the way to a file and the proof that it is the one. Refuses to take a
+//! file of the same name for the same file: who replaces a program while it runs would get names of the other one.
 
+mod find;
 mod ids;
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::perf::maps;
-use crate::perf::modules::{Kind, Module};
+use crate::perf::modules::Module;
 use crate::perf::record::Identity;
 use crate::symbols::elf::{Elf, Span};
-use crate::symbols::file::{self, Windows};
+use crate::symbols::file::Windows;
 use crate::symbols::gopclntab::{GoError, GoSymbols};
-use crate::symbols::identity;
 use crate::symbols::native::NativeSymbols;
 
+use find::{Found, find};
 pub use ids::Ids;
 
 /// Files held open. A node runs some dozens of programs that take any CPU time; each takes two descriptors.
@@ -32,9 +32,6 @@ const BYTES_MAX: usize = 16 << 20;
 const BINARY_BYTES: usize = 280 << 10;
 /// Memory of one function in the index.
 const FUNCTION_BYTES: usize = 8;
-/// Of /proc/PID/maps, where a removed file is looked for. A JVM's is 1 MiB.
-const MAPS_BYTES_MAX: u64 = 1 << 20;
-
 /// Why there is nothing to be had of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Missing {
@@ -131,20 +128,12 @@ impl State {
 }
 
 impl Binary {
-    fn read(file: File, module: &Module, (proc, way): (&Path, Way)) -> Result<Binary, Missing> {
-        let failed = |error: io::Error| Missing::of(&error);
-        let (was, second) = (State::of(&file).map_err(failed)?, file.try_clone().map_err(failed)?);
-        let mut windows = Windows::new(second).map_err(|_| Missing::Unreadable)?;
-        let elf = Elf::read(&mut windows).map_err(|_| Missing::Unreadable)?;
-        let id = identity::build_id(&mut windows, &elf).map_err(|_| Missing::Unreadable)?;
-        if !is_the_same(&module.identity, (was.device, was.inode), id.as_deref(), way) {
-            return Err(Missing::Replaced);
-        }
-        let ids = Ids::read(&mut windows, &elf, id.as_deref())?;
+    fn of(found: Found) -> Result<Binary, Missing> {
+        let Found { file, was, mut windows, elf, build_id, place } = found;
+        let ids = Ids::read(&mut windows, &elf, build_id.as_deref())?;
         let go = tables_of_go(windows, &elf);
         let bytes = BINARY_BYTES + go.as_ref().map_or(0, |symbols| symbols.functions() * FUNCTION_BYTES);
         let (is_go, native) = (go.is_some(), Mutex::default());
-        let place = (proc.join("root"), module.path.clone());
         Ok(Binary { elf, ids, go: Mutex::new(go), is_go, native, place, bytes, file, was })
     }
 
@@ -164,11 +153,6 @@ impl Binary {
     #[must_use]
     pub fn state(&self) -> State {
         self.was
-    }
-
-    /// Another handle of the file, for who reads what is not read here.
-    pub(crate) fn file(&self) -> Result<File, Missing> {
-        self.file.try_clone().map_err(|error| Missing::of(&error))
     }
 
     /// Go's own tables, for as long as the guard lives; `None` where Go did not build it.
@@ -240,31 +224,6 @@ fn tables_of_go(windows: Windows<File>, elf: &Elf) -> Option<Box<GoSymbols<File>
     }
 }
 
-/// How a file was come by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// As the process itself has it: by what it holds, or below its root.
-    Held,
-    /// As we see it.
-    Named,
-}
-
-/// The build id proves it, else device and inode. Layered file systems number a device here and another one there, so where
-/// we have the file as the process has it the inode is enough: as long as it is mapped nobody else gets its number.
-fn is_the_same(identity: &Identity, (device, inode): (u64, u64), id: Option<&[u8]>, way: Way) -> bool {
-    match identity {
-        Identity::BuildId(length, bytes) => {
-            let told = bytes.get(..usize::from(*length)).unwrap_or_default();
-            // The kernel reports at most 20 bytes of a longer one.
-            id.is_some_and(|id| !told.is_empty() && id.starts_with(told))
-        }
-        Identity::Inode { major, minor, inode: told } => {
-            let is_device = (libc::major(device), libc::minor(device)) == (*major, *minor);
-            *told == inode && inode != 0 && (is_device || way == Way::Held)
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Kept {
     binary: Arc<Binary>,
@@ -289,17 +248,25 @@ impl Binaries {
     /// # Errors
     /// See [`Missing`].
     pub fn open(&self, module: &Module, pid: u32) -> Result<Arc<Binary>, Missing> {
-        if matches!(module.kind, Kind::Anonymous | Kind::Vdso) {
-            return Err(Missing::Memory);
-        }
         let key = (module.identity, module.path.clone());
         if let Some(known) = self.table().get(&key) {
             return Ok(known);
         }
         // Not under the lock: others go on while this file is read.
-        let binary = Arc::new(find(module, pid)?);
+        let binary = Arc::new(Binary::of(find(module, pid)?)?);
         self.table().put(key, &binary);
         Ok(binary)
+    }
+
+    /// A handle of that file alone, without what takes time to read: for who must not wait.
+    ///
+    /// # Errors
+    /// See [`Missing`].
+    pub fn file(&self, module: &Module, pid: u32) -> Result<File, Missing> {
+        match self.table().get(&(module.identity, module.path.clone())) {
+            Some(known) => known.file.try_clone().map_err(|error| Missing::of(&error)),
+            None => find(module, pid).map(|found| found.file),
+        }
     }
 
     /// How many files are open.
@@ -343,61 +310,6 @@ impl Table {
     fn bytes(&self) -> usize {
         self.kept.values().map(|kept| kept.binary.bytes).sum()
     }
-}
-
-/// Opens it in one of the ways there are; what the first one says is what is told when none leads anywhere.
-fn find(module: &Module, pid: u32) -> Result<Binary, Missing> {
-    let mut why = None;
-    let mut tried = |proc: &Path, path: PathBuf, way: Way| {
-        let opened = file::open(&path).map_err(|error| Missing::of(&error));
-        opened.and_then(|file| Binary::read(file, module, (proc, way))).map_err(|missing| {
-            // That there was another file says more than that there was none.
-            let worse = why.filter(|why| !matches!(why, Missing::Gone));
-            why = Some(worse.unwrap_or(missing));
-        })
-    };
-    let pids = if module.pid == pid { vec![pid] } else { vec![pid, module.pid] };
-    for proc in pids.iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))) {
-        let is_its_program = fs::read_link(proc.join("exe")).is_ok_and(|path| is_or_was(&path, &module.path));
-        if is_its_program && let Ok(binary) = tried(&proc, proc.join("exe"), Way::Held) {
-            return Ok(binary);
-        }
-        if module.kind == Kind::File
-            && let Ok(below) = module.path.strip_prefix("/")
-            && let Ok(binary) = tried(&proc, proc.join("root").join(below), Way::Held)
-        {
-            return Ok(binary);
-        }
-        if let Some(range) = range_of(&proc, &module.path)
-            && let Ok(binary) = tried(&proc, proc.join("map_files").join(range), Way::Held)
-        {
-            return Ok(binary);
-        }
-    }
-    // Without the right to look into the process, which outside of containers sees what we see.
-    if module.kind == Kind::File
-        && let Ok(binary) = tried(Path::new("/"), module.path.clone(), Way::Named)
-    {
-        return Ok(binary);
-    }
-    Err(why.unwrap_or(Missing::Gone))
-}
-
-/// Whether the kernel's name of a program is this one, though its file may have been removed or replaced since.
-fn is_or_was(link: &Path, path: &Path) -> bool {
-    let (link, path) = (link.as_os_str().as_encoded_bytes(), path.as_os_str().as_encoded_bytes());
-    link == path || link.strip_suffix(b" (deleted)") == Some(path)
-}
-
-/// What `/proc/PID/map_files` calls the first executable range of a file.
-fn range_of(proc: &Path, path: &Path) -> Option<String> {
-    let mut text = Vec::new();
-    File::open(proc.join("maps")).ok()?.take(MAPS_BYTES_MAX).read_to_end(&mut text).ok()?;
-    let lines = text.split(|byte| *byte == b'\n');
-    let found = lines
-        .filter_map(|line| maps::mapping(0, line))
-        .find(|range| range.path == path.as_os_str().as_encoded_bytes())?;
-    Some(format!("{:x}-{:x}", found.start, found.start.checked_add(found.length)?))
 }
 
 #[cfg(test)]

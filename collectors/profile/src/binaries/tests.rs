@@ -1,8 +1,10 @@
 //! Stories of files that are opened, replaced and written to.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::{env, fs, process};
 
+use super::find::{Way, is_the_same};
 use super::*;
 use crate::perf::modules::Modules;
 
@@ -108,14 +110,19 @@ fn a_program_that_was_removed_is_opened_by_what_its_process_holds() {
 fn a_program_that_was_replaced_is_opened_by_what_its_process_holds() {
     let path = copied("/bin/sleep", "upgraded");
     let mut child = process::Command::new(&path).arg("60").spawn().unwrap();
-    let module = of(&path, inode(&path));
+    let (module, number) = (of(&path, inode(&path)), fs::metadata(&path).unwrap().ino());
     let next = copied("/bin/true", "next");
     fs::rename(&next, &path).unwrap();
-    let opened = Binaries::default().open(&module, child.id());
+    let binaries = Binaries::default();
+    let file = binaries.file(&module, child.id());
+    let opened = binaries.open(&module, child.id());
     child.kill().unwrap();
     child.wait().unwrap();
-    let (opened, is) = (opened.unwrap(), fs::metadata("/bin/sleep").unwrap());
-    assert_eq!(opened.file().unwrap().metadata().unwrap().len(), is.len());
+    let is = |file: File| file.metadata().unwrap().ino();
+    assert_eq!(is(file.unwrap()), number);
+    assert!(opened.is_ok(), "{opened:?}");
+    // From here on there is nobody who holds it but us.
+    assert_eq!(is(binaries.file(&module, child.id()).unwrap()), number);
     fs::remove_file(path).unwrap();
 }
 

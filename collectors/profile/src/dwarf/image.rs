@@ -48,7 +48,7 @@ impl Image {
         if module.kind == Kind::Vdso {
             return own_vdso().map(Image::Vdso).ok_or(Missing::Unreadable);
         }
-        binaries.open(module, pid)?.file().map(Image::File)
+        binaries.file(module, pid).map(Image::File)
     }
 }
 
