@@ -32,6 +32,7 @@ const BYTES_MAX: usize = 16 << 20;
 const BINARY_BYTES: usize = 280 << 10;
 /// Memory of one function in the index.
 const FUNCTION_BYTES: usize = 8;
+
 /// Why there is nothing to be had of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Missing {
@@ -242,13 +243,17 @@ pub struct Binaries {
     table: Arc<Mutex<Table>>,
 }
 
+fn key(module: &Module) -> (Identity, PathBuf) {
+    (module.identity, module.path.clone())
+}
+
 impl Binaries {
     /// The file of a module, which a process maps.
     ///
     /// # Errors
     /// See [`Missing`].
     pub fn open(&self, module: &Module, pid: u32) -> Result<Arc<Binary>, Missing> {
-        let key = (module.identity, module.path.clone());
+        let key = key(module);
         if let Some(known) = self.table().get(&key) {
             return Ok(known);
         }
@@ -263,7 +268,9 @@ impl Binaries {
     /// # Errors
     /// See [`Missing`].
     pub fn file(&self, module: &Module, pid: u32) -> Result<File, Missing> {
-        match self.table().get(&(module.identity, module.path.clone())) {
+        let known = self.table().get(&key(module));
+        // Not under the lock either.
+        match known {
             Some(known) => known.file.try_clone().map_err(|error| Missing::of(&error)),
             None => find(module, pid).map(|found| found.file),
         }

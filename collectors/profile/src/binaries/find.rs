@@ -52,7 +52,7 @@ pub(super) struct Found {
     pub(super) windows: Windows<File>,
     pub(super) elf: Elf,
     pub(super) build_id: Option<Vec<u8>>,
-    /// See [`Binary`].
+    /// See [`super::Binary`].
     pub(super) place: (PathBuf, PathBuf),
 }
 

@@ -67,9 +67,8 @@ fn check(way: &str, leaf: &str, expected: &[&str]) {
     let (mended, count, wrong) = right(&mended, leaf, expected);
     let (plain, _, _) = right(&stacks(&ours.plain, Level::Functions), leaf, expected);
     println!("{way}: {count} samples in {leaf}, {mended} with the right callers, {plain} by frame pointers");
-    assert!(count > 50, "{way}: {count} samples in {leaf}: too few to mean anything");
-    // Until its tables are read a program's samples are as the kernel walked them, and counted.
-    assert!(count - mended <= ours.unwinding.not_yet, "{way}: {wrong:?}, {:?}", ours.unwinding);
+    assert!(count > 100, "{way}: {count} samples in {leaf}: too few to mean anything");
+    assert_eq!((mended, &wrong), (count, &None), "{way}");
     assert!(plain < count, "{way}: nothing was to be mended");
 }
 
@@ -106,13 +105,12 @@ fn assembly_that_uses_the_frame_pointer_has_what_the_copied_stack_has() {
     let ours = capture(program(false), "trashing");
     let mended = stacks(&ours.mended, Level::Functions);
     let whole: Vec<&str> = ["main.trashes", "main.trashing"].into_iter().chain(BOTTOM).collect();
-    let (mut count, mut wrong) = (0, 0);
+    let mut count = 0;
     for (stack, samples) in mended.iter().filter(|(stack, _)| stack[0] == whole[0]) {
         count += samples;
-        wrong += if stack.len() >= 3 && whole.starts_with(stack) { 0 } else { *samples };
+        assert!(stack.len() >= 3 && whole.starts_with(stack), "{stack:?}");
     }
-    assert!(count > 50, "{count} samples are too few to mean anything");
-    assert!(wrong <= ours.unwinding.not_yet, "{wrong} of {count}, {:?}", ours.unwinding);
+    assert!(count > 100, "{count} samples are too few to mean anything");
     // It is the frame pointer's loss, and said so.
     assert!(ours.unwinding.broken + ours.unwinding.bottom > 100, "{:?}", ours.unwinding);
 }
@@ -206,5 +204,5 @@ fn a_stack_that_grows_shows_nobody_who_did_not_call() {
             count += samples;
         }
     }
-    assert!(count > 50, "{count} samples are too few to mean anything");
+    assert!(count > 100, "{count} samples are too few to mean anything");
 }
