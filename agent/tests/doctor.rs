@@ -7,6 +7,9 @@
     reason = "a story that cannot go on has failed"
 )]
 
+#[path = "../../collectors/profile/tests/shared/kernel.rs"]
+mod kernel;
+
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +18,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use kernel::has_clocks;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_agent");
 
@@ -69,12 +74,6 @@ fn is_root() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
     u64::from_str_radix(line.trim(), 16).unwrap() & (1 << 38 | 1 << 19 | 1 << 6) != 0
-}
-
-fn has_clocks() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut parts = release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok());
-    (parts.next().unwrap_or(0_u32), parts.next().unwrap_or(0)) >= (6, 13)
 }
 
 fn paranoid() -> i32 {

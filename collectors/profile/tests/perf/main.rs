@@ -12,6 +12,8 @@
 
 mod always;
 mod code;
+#[path = "../shared/kernel.rs"]
+mod kernel;
 mod lives;
 mod privileges;
 mod program;

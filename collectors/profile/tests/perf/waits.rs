@@ -11,6 +11,7 @@ use profile::perf::session::{Wait, WaitKind};
 use profile::perf::target::Target;
 use profile::perf::tracepoint::{Switches, Untraced, Way};
 
+use crate::kernel::has_clocks;
 use crate::program::{Note, Program, chain, chain_path, is_node_ours, noting, until};
 use crate::sleeper::Sleeper;
 
@@ -121,12 +122,6 @@ fn is_as_told<'a>(way: &str, told: &[u64], waits: impl Iterator<Item = &'a Wait>
     println!("{way}: {} waits of {told_ns} ns, {count} seen of {seen_ns} ns", told.len());
     assert!(seen_ns <= told_ns + told_ns / 50, "{way}: {seen_ns} ns seen, {told_ns} ns told");
     assert!(seen_ns * 10 >= told_ns * 8, "{way}: {seen_ns} ns seen, {told_ns} ns told");
-}
-
-fn has_clocks() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut parts = release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok());
-    (parts.next().unwrap_or(0_u32), parts.next().unwrap_or(0)) >= (6, 13)
 }
 
 #[test]
