@@ -232,8 +232,8 @@ impl Events {
 
     fn size_rings(&mut self, bytes: usize) {
         self.ring_bytes = bytes;
-        self.shape.wakeup_bytes =
-            u32::try_from(Sizes::wakeup_bytes(self.shape.stack_bytes, bytes)).unwrap_or(u32::MAX);
+        let wakeup_bytes = Sizes::wakeup_bytes(self.shape.stack_bytes, bytes, self.shape.hz);
+        self.shape.wakeup_bytes = u32::try_from(wakeup_bytes).unwrap_or(u32::MAX);
     }
 
     /// Lets the samples come.
@@ -283,8 +283,8 @@ impl Events {
     pub(super) fn wait(&mut self, bell: &OwnedFd, timeout_ms: u32) {
         let waiting = self.lanes.iter_mut().filter(|lane| !lane.is_hung_up);
         let mut waiting: Vec<&mut Lane> = waiting.collect();
-        let mut polled: Vec<libc::pollfd> = waiting.iter().map(|lane| sys::interest(&lane.owner)).collect();
-        polled.push(sys::interest(bell));
+        let rings = waiting.iter().map(|lane| &lane.owner);
+        let mut polled: Vec<libc::pollfd> = rings.chain([bell]).map(sys::interest).collect();
         sys::poll(&mut polled, timeout_ms);
         sys::silence(bell);
         for (lane, polled) in waiting.iter_mut().zip(&polled) {

@@ -21,6 +21,9 @@ pub trait Memory {
     fn bytes(&self) -> usize;
     /// Copies from `at`; what would lie past the end is not copied.
     fn copy(&self, at: usize, into: &mut [u8]);
+    /// Shows `length` bytes from `at`, which have been written and not been given back; none where they would lie past the
+    /// end.
+    fn show(&self, at: usize, length: usize, to: &mut dyn FnMut(&[u8]));
 }
 
 /// The next record of a ring.
@@ -100,21 +103,34 @@ impl<M: Memory> Ring<M> {
         u64::from_ne_bytes(word)
     }
 
-    /// Copies from `at` bytes after the tail, around the end of the ring where need be.
-    fn copy(&self, at: usize, into: &mut [u8]) {
+    /// Where in the memory so many bytes after the tail are, and how many follow up to its end.
+    fn place(&self, at: usize) -> (usize, usize) {
         let size = self.memory.bytes();
         let mask = u64::try_from(size).unwrap_or(0).wrapping_sub(1);
         let from = self.tail.wrapping_add(u64::try_from(at).unwrap_or(0)) & mask;
         let from = usize::try_from(from).unwrap_or(0);
-        let until_end = into.len().min(size - from);
-        let (first, rest) = into.split_at_mut(until_end);
+        (from, size - from)
+    }
+
+    /// Copies from `at` bytes after the tail, around the end of the ring where need be.
+    fn copy(&self, at: usize, into: &mut [u8]) {
+        let (from, until_end) = self.place(at);
+        let (first, rest) = into.split_at_mut(into.len().min(until_end));
         self.memory.copy(from, first);
         self.memory.copy(0, rest);
     }
 
-    /// Copies the next record out and gives its place back.
-    fn take(&mut self, next: Next, into: &mut [u8]) {
-        self.copy(0, into);
+    /// Shows the next record, then gives its place back. Of a stack of 16 KiB a few words are looked at: it is copied only
+    /// where it lies around the end.
+    fn take(&mut self, next: Next, spare: &mut Vec<u8>, to: &mut dyn FnMut(&[u8])) {
+        let (from, until_end) = self.place(0);
+        if next.size <= until_end {
+            self.memory.show(from, next.size, to);
+        } else {
+            spare.resize(next.size, 0);
+            self.copy(0, spare);
+            to(spare);
+        }
         self.tail = self.tail.wrapping_add(u64::try_from(next.size).unwrap_or(0));
         self.memory.release(self.tail);
         self.peek();
@@ -125,7 +141,7 @@ impl<M: Memory> Ring<M> {
 #[derive(Debug)]
 pub struct Merge {
     order: BinaryHeap<Reverse<(u64, usize)>>,
-    record: Vec<u8>,
+    spare: Vec<u8>,
     last_ns: u64,
     late: u64,
 }
@@ -133,7 +149,7 @@ pub struct Merge {
 impl Default for Merge {
     fn default() -> Merge {
         // Room for the longest record from the start, so that reading allocates nothing.
-        Merge { order: BinaryHeap::new(), record: Vec::with_capacity(RECORD_BYTES_MAX), last_ns: 0, late: 0 }
+        Merge { order: BinaryHeap::new(), spare: Vec::with_capacity(RECORD_BYTES_MAX), last_ns: 0, late: 0 }
     }
 }
 
@@ -166,17 +182,11 @@ impl Merge {
             }
             let Some(ring) = rings.get_mut(at) else { continue };
             let Some(next) = ring.next else { continue };
-            // Grown once and never made shorter: that would write zeros where the next stack goes.
-            if self.record.len() < next.size {
-                self.record.resize(next.size, 0);
-            }
-            let Some(record) = self.record.get_mut(..next.size) else { continue };
-            ring.take(next, record);
             if time_ns < self.last_ns {
                 self.late += 1;
             }
             self.last_ns = self.last_ns.max(time_ns);
-            each(record);
+            ring.take(next, &mut self.spare, &mut each);
             self.order.extend(ring.next.map(|next| Reverse((next.time_ns, at))));
         }
     }
@@ -232,6 +242,9 @@ mod tests {
         }
         fn copy(&self, at: usize, into: &mut [u8]) {
             into.copy_from_slice(&self.bytes.borrow()[at..at + into.len()]);
+        }
+        fn show(&self, at: usize, length: usize, to: &mut dyn FnMut(&[u8])) {
+            to(&self.bytes.borrow()[at..at + length]);
         }
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::attr::Attr;
@@ -156,6 +157,15 @@ impl Memory for Mapping {
                 let from = self.base.as_ptr().add(self.page_bytes + at);
                 ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len());
             }
+        }
+    }
+
+    fn show(&self, at: usize, length: usize, to: &mut dyn FnMut(&[u8])) {
+        let fits = at <= self.data_bytes && length <= self.data_bytes - at;
+        if fits {
+            // SAFETY: the range was just checked against the mapping, which outlives the call. It lies between tail and
+            // head, where the kernel does not write; the tail is moved after the call, by the ring that calls.
+            to(unsafe { slice::from_raw_parts(self.base.as_ptr().add(self.page_bytes + at), length) });
         }
     }
 }

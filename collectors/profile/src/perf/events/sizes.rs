@@ -42,9 +42,15 @@ impl Sizes {
     }
 
     /// Unread bytes of a ring of this size that wake us before the time: early enough that we may come late on a busy machine.
-    pub(super) fn wakeup_bytes(stack_bytes: StackBytes, ring_bytes: usize) -> usize {
-        // A ring for big stacks holds more than what comes between two rounds.
-        ring_bytes / if stack_bytes > STACK_BYTES { 2 } else { 4 }
+    pub(super) fn wakeup_bytes(stack_bytes: StackBytes, ring_bytes: usize, hz: Hz) -> usize {
+        ring_bytes
+            / match (stack_bytes > STACK_BYTES, hz > Hz::ASKED) {
+                (false, _) => 4,
+                // A ring for big stacks holds more than what comes between two rounds.
+                (true, false) => 2,
+                // It cannot grow any more, and at 999 Hz is full within a quarter of a second.
+                (true, true) => 8,
+            }
     }
 }
 
@@ -64,5 +70,17 @@ mod tests {
         assert_eq!(Sizes::with_stack(StackBytes::new(65_528).unwrap(), fastest).ring_bytes, 4 << 20);
         let rare = Sizes::with_stack(StackBytes::new(65_528).unwrap(), Hz::STEADY);
         assert!(rare.ring_bytes >= 8 * 65_528, "{rare:?}");
+    }
+
+    #[test]
+    fn whoever_is_woken_may_come_a_fifth_of_a_second_late() {
+        for hz in [Hz::STEADY, Hz::ASKED, Hz::TRIGGERED, Hz::new(999).unwrap()] {
+            for stack in [STACK_BYTES, STACK_BYTES_DEEP] {
+                let ring_bytes = Sizes::with_stack(stack, hz).ring_bytes;
+                let room = ring_bytes - Sizes::wakeup_bytes(stack, ring_bytes, hz);
+                let a_second = usize::try_from(hz.get() * (stack.get() + 1_200)).unwrap();
+                assert!(room * 5 >= a_second, "{hz:?} with {stack:?}: {room} of {a_second} a second");
+            }
+        }
     }
 }

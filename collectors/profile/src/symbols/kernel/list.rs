@@ -24,6 +24,20 @@ pub(super) struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn parse(line: &'a [u8]) -> Option<Line<'a>> {
+        Line::as_printed(line).or_else(|| Line::in_general(line))
+    }
+
+    /// The form in which a kernel of 64 bits prints it, in a third of the time: everything before the name has its place,
+    /// and only a line with a module ends with a bracket.
+    fn as_printed(line: &'a [u8]) -> Option<Line<'a>> {
+        let (digits, rest) = line.split_first_chunk()?;
+        let (&[b' ', kind, b' '], name) = rest.split_first_chunk()? else { return None };
+        let is_plain = !name.last()?.is_ascii_whitespace() && name.last() != Some(&b']');
+        let address = sixteen_digits(digits).filter(|_| is_plain)?;
+        Some(Line { address, kind, name, module: &[] })
+    }
+
+    fn in_general(line: &'a [u8]) -> Option<Line<'a>> {
         let line = line.trim_ascii_end();
         let space = memchr::memchr(b' ', line)?;
         let (address, rest) = line.split_at_checked(space)?;
@@ -68,6 +82,23 @@ fn address_of(digits: &[u8]) -> Option<u64> {
     let mut all = digits.iter().filter(|_| is_address);
     let first = digit(*all.next()?)?;
     all.try_fold(u64::from(first), |sum, next| Some(sum << 4 | u64::from(digit(*next)?)))
+}
+
+/// The same of exactly sixteen small ones, eight at a time: each digit is a byte of a word, and a word of digits that are
+/// written again from their values is the one that was read, or there was something else among them.
+fn sixteen_digits(digits: &[u8; 16]) -> Option<u64> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let (high, low) = digits.split_first_chunk()?;
+    let eight = |word: u64| {
+        let is_letter = word >> 6 & ONES;
+        let values = (word & 0x0f * ONES) + is_letter * 9;
+        let again = values.wrapping_add(u64::from(b'0') * ONES).wrapping_add(is_letter * 39);
+        let is_small = values >> 4 & ONES == 0 && values.wrapping_add(6 * ONES) >> 4 & ONES == is_letter;
+        let pairs = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
+        let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+        (again == word && is_small).then_some((fours | fours >> 16) & 0xffff_ffff)
+    };
+    Some(eight(u64::from_be_bytes(*high))? << 32 | eight(u64::from_be_bytes(low.try_into().ok()?))?)
 }
 
 /// Whether it has addresses. Hidden ones are all zero, and of true ones only a few at the beginning are: offsets into
@@ -120,7 +151,43 @@ fn begin(begun: &mut Vec<u8>, piece: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::is_shown;
+    use super::{Line, address_of, is_shown, sixteen_digits};
+
+    #[test]
+    fn sixteen_digits_are_read_at_once_as_one_by_one() {
+        let number = |text: &[u8]| sixteen_digits(text.try_into().unwrap());
+        assert_eq!(number(b"ffffffff81000000"), Some(0xffff_ffff_8100_0000));
+        assert_eq!(number(b"0123456789abcdef"), Some(0x0123_4567_89ab_cdef));
+        for (at, other) in (0..16).flat_map(|at| (0..=u8::MAX).map(move |other| (at, other))) {
+            let mut text = *b"ffffffffc09a8b70";
+            text[at] = other;
+            let expected = address_of(&text).filter(|_| !other.is_ascii_uppercase());
+            assert_eq!(number(&text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_as_a_kernel_prints_it_says_the_same_as_any_other() {
+        let lines = [
+            "ffffffff81000000 T _stext",
+            "ffffffff81000000 T name with spaces",
+            "ffffffffc0001000 t first\t[nf_tables]",
+            "ffffffff81000000 T trailing ",
+            "ffffffff81000000 T ",
+            "ffffffff81000000  T _stext",
+            "ffffffff8100000 T short",
+            "FFFFFFFF81000000 T capitals",
+            "fffffffff81000000 T long",
+            "ffffffff81000000 TT two",
+            "",
+        ];
+        for line in lines {
+            let quick = Line::as_printed(line.as_bytes());
+            assert!(quick.is_none() || quick == Line::in_general(line.as_bytes()), "{line}: {quick:?}");
+        }
+        let quick = |line: &'static str| Line::as_printed(line.as_bytes());
+        assert!(quick(lines[0]).is_some_and(|line| line.name == b"_stext") && quick(lines[2]).is_none());
+    }
 
     #[test]
     fn hidden_addresses_are_told_by_the_beginning() {
