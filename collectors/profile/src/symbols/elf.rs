@@ -322,7 +322,8 @@ fn sections<R: ReadAt>(file: &mut Windows<R>, header: &[u8]) -> Result<Vec<Secti
         let raw = entry(file, table, at, SECTION_BYTES)?;
         let (name_at, mut section) = (u64::from(u32_at(raw, 0)), section_of(raw));
         if section.kind == SECTION_WITHOUT_BYTES {
-            section.span.length = 0;
+            // Where its bytes would be: behind the file's end, where Go's linker puts two of them.
+            (section.span.offset, section.span.length) = (0, 0);
         }
         let span = section.span;
         if span.offset.checked_add(span.length).is_none_or(|end| end > file.length())
@@ -442,6 +443,28 @@ mod tests {
         bytes[41] = 0xff;
         bytes[47] = 0xff;
         assert_eq!(read(&bytes).unwrap().sections, []);
+    }
+
+    #[test]
+    fn a_section_without_bytes_may_lie_behind_the_end() {
+        let mut bytes = made();
+        let (table, names) = (0x2000, 0x2800);
+        bytes[40..48].copy_from_slice(&u64::try_from(table).unwrap().to_le_bytes());
+        bytes[58..64].copy_from_slice(&[64, 0, 3, 0, 1, 0]);
+        bytes[names..names + 12].copy_from_slice(b"\0names\0.bss\0");
+        let end = u64::try_from(bytes.len()).unwrap();
+        let sections: [(u64, u64, u64, u64); 2] =
+            [(1, 3, u64::try_from(names).unwrap(), 12), (7, 8, end + 0x1000, 0x10_0000)];
+        for ((name, kind, offset, length), at) in sections.into_iter().zip([1, 2]) {
+            let at = table + at * 64;
+            bytes[at..at + 8].copy_from_slice(&(name | kind << 32).to_le_bytes());
+            bytes[at + 24..at + 32].copy_from_slice(&offset.to_le_bytes());
+            bytes[at + 32..at + 40].copy_from_slice(&length.to_le_bytes());
+        }
+        let elf = read(&bytes).unwrap();
+        let named: Vec<&str> = elf.sections.iter().map(|section| &*section.name).collect();
+        assert_eq!(named, ["", "names", ".bss"]);
+        assert!(elf.section("names").is_some() && elf.section(".bss").is_none());
     }
 
     #[test]
