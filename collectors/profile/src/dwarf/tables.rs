@@ -3,8 +3,9 @@
 //! Owns the bounds: tables, bytes, rules, and how much work a module may ask for. Work is paid from an allowance that grows
 //! with each walk, so that no module, however it was made, takes more time than its share of the samples.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::image::Image;
 use super::rule::Rule;
@@ -97,7 +98,7 @@ impl Tables {
     pub(super) fn new(binaries: Binaries) -> Tables {
         Tables {
             binaries,
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             rules: vec![Known::default(); RULES_MAX],
             evaluator: Evaluator::default(),
             walks: 0,

@@ -3,8 +3,10 @@
 //! Owns the life of a process as the records tell it: fork inherits, exec replaces, exit ends after a while, a number that
 //! comes again is another process. Refuses clocks: time is that of the records, given out in order.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::cgroup::{Cgroup, Cgroups};
 use super::modules::{Mappings, Modules};

@@ -38,6 +38,9 @@ const ROUND_MS: u32 = 250;
 const SETTLED_NS: u64 = 20_000_000;
 /// How often CPUs that come or go, and targets that end, are looked for.
 const LOOK_EVERY_NS: u64 = 1_000_000_000;
+/// How often the kernel is asked what was lost: it interrupts each CPU for the answer, and tells it anyway with the next
+/// record that finds room.
+const LOSSES_EVERY_NS: u64 = 10_000_000_000;
 /// How often processes are looked for whose exit may have been lost.
 const SWEEP_EVERY_NS: u64 = 60_000_000_000;
 
@@ -179,6 +182,7 @@ impl<S: Sink> Session<S> {
             cpus_refused: 0,
             looked_ns: 0,
             lost: None,
+            asked_ns: 0,
             swept: (0, 0),
             events,
             reader,
@@ -271,8 +275,9 @@ struct Worker<S> {
     began_ns: u64,
     cpus_refused: u64,
     looked_ns: u64,
-    /// What the kernel says was lost, when it was last asked: that interrupts each CPU.
+    /// What the kernel says was lost, when it was last asked.
     lost: Option<u64>,
+    asked_ns: u64,
     /// When, and what was lost until then.
     swept: (u64, u64),
 }
@@ -293,7 +298,9 @@ impl<S: Sink> Worker<S> {
             }
             if now_ns - self.looked_ns >= LOOK_EVERY_NS {
                 self.looked_ns = now_ns;
-                self.lost = self.events.lost();
+                if now_ns - self.asked_ns >= LOSSES_EVERY_NS {
+                    (self.asked_ns, self.lost) = (now_ns, self.events.lost());
+                }
                 self.follow_cpus();
                 self.sweep(now_ns);
                 if self.reader.targets_are_gone() {

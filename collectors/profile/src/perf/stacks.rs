@@ -3,8 +3,9 @@
 //! Owns the bound on them. A frame is a place in a module, so that the same code in two processes is the same frame; what
 //! is nowhere keeps its address.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::cgroup::Container;
 use super::modules::Module;

@@ -1,6 +1,6 @@
 //! What is remembered of instructions: one look-up in a file for each, however often it is met.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 use super::walk::Known;
 

@@ -1,10 +1,11 @@
 //! Opens files on a thread of its own, so that reading samples waits for none of them longer than is good for its rings.
 
-use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use crate::binaries::{Binaries, Binary, Missing};
 use crate::perf::modules::{Kind, Module};
@@ -68,7 +69,7 @@ impl Opener {
     pub(super) fn new(binaries: Binaries) -> Opener {
         Opener {
             binaries,
-            known: HashMap::new(),
+            known: HashMap::default(),
             worker: None,
             under_way: 0,
             is_slow: false,
