@@ -206,7 +206,7 @@ pub(super) fn page_bytes() -> usize {
 }
 
 /// Now, on the clock the events are stamped with.
-pub(super) fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)
 }
 

@@ -10,10 +10,13 @@ use foldhash::HashMap;
 use crate::binaries::{Binaries, Binary, Missing};
 use crate::perf::modules::{Kind, Module};
 use crate::perf::record::Meta;
+use crate::perf::sys::monotonic_ns;
 
-/// How long samples wait for a file: opening an etcd takes 20 ms, and a ring holds a second of the fastest rate we use. A
-/// file that takes longer is not waited for again.
+/// How long samples wait for files: opening an etcd takes 20 ms, and a ring holds a quarter of a second at the fastest rate
+/// with the biggest stacks. A file that takes all of it is not waited for again.
 const PATIENCE: Duration = Duration::from_millis(60);
+/// In so much time of the samples: on a busy node each of several programs takes as long, and meanwhile the rings fill.
+const PATIENCE_EVERY_NS: u64 = 250_000_000;
 /// Files under way. What finds no place asks again with its next sample.
 const QUEUE_MAX: usize = 64;
 /// Modules that something is known of: as many as `perf::modules` knows.
@@ -60,6 +63,8 @@ pub(super) struct Opener {
     known: HashMap<u32, State>,
     worker: Option<Worker>,
     under_way: usize,
+    /// What is left of it, and since when.
+    patience: (Duration, u64),
     /// The last answer came too late: nobody waits until there is one.
     is_slow: bool,
     has_changed: bool,
@@ -72,6 +77,7 @@ impl Opener {
             known: HashMap::default(),
             worker: None,
             under_way: 0,
+            patience: (PATIENCE, 0),
             is_slow: false,
             has_changed: false,
         }
@@ -101,7 +107,7 @@ impl Opener {
             None => self.make_room(),
         }
         self.ask(module, meta);
-        self.wait_for(module.id);
+        self.wait_for(module.id, meta.time_ns);
         self.known.get(&module.id).map_or(Found::NotYet, |state| state.found)
     }
 
@@ -116,7 +122,7 @@ impl Opener {
             return Some(binary);
         }
         self.ask(module, meta);
-        self.wait_for(module.id);
+        self.wait_for(module.id, meta.time_ns);
         held(&self.known)
     }
 
@@ -160,14 +166,24 @@ impl Opener {
         }
     }
 
-    fn wait_for(&mut self, id: u32) {
+    fn wait_for(&mut self, id: u32, now_ns: u64) {
+        if now_ns.saturating_sub(self.patience.1) >= PATIENCE_EVERY_NS {
+            self.patience = (PATIENCE, now_ns);
+        }
         let is_open = |known: &HashMap<u32, State>| {
             known.get(&id).is_some_and(|state| matches!(state.found, Found::NotYet))
         };
-        while !self.is_slow && self.under_way > 0 && is_open(&self.known) {
-            match self.worker.as_ref().map(|worker| worker.answers.recv_timeout(PATIENCE)) {
+        while !self.is_slow && self.under_way > 0 && is_open(&self.known) && !self.patience.0.is_zero() {
+            let (began_ns, patience) = (monotonic_ns(), self.patience.0);
+            let answer = self.worker.as_ref().map(|worker| worker.answers.recv_timeout(patience));
+            let waited = Duration::from_nanos(monotonic_ns().saturating_sub(began_ns));
+            self.patience.0 = patience.saturating_sub(waited);
+            match answer {
                 Some(Ok(answer)) => self.take(answer),
-                Some(Err(RecvTimeoutError::Timeout)) => self.is_slow = true,
+                Some(Err(RecvTimeoutError::Timeout)) => {
+                    self.patience.0 = Duration::ZERO;
+                    self.is_slow = patience == PATIENCE;
+                }
                 Some(Err(RecvTimeoutError::Disconnected)) | None => self.under_way = 0,
             }
         }
@@ -202,4 +218,58 @@ fn start(binaries: Binaries) -> Option<Worker> {
     };
     let spawned = thread::Builder::new().name("binaries".to_owned()).spawn(opens);
     spawned.ok().map(|_| Worker { asks, answers })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::perf::modules::Modules;
+    use crate::perf::record::Identity;
+
+    /// An opener whose files are opened when the test says so.
+    fn opener() -> (Opener, SyncSender<()>) {
+        let (asks, asked) = sync_channel::<(Arc<Module>, u32)>(QUEUE_MAX);
+        let (answer, answers) = sync_channel(QUEUE_MAX + 2);
+        let (gate, told) = sync_channel(QUEUE_MAX);
+        thread::spawn(move || {
+            for (module, _) in asked {
+                let opened: Result<(), _> = told.recv();
+                if opened.is_err() || answer.send((module.id, Err(Missing::Replaced))).is_err() {
+                    return;
+                }
+            }
+        });
+        let opener = Opener { worker: Some(Worker { asks, answers }), ..Opener::new(Binaries::default()) };
+        (opener, gate)
+    }
+
+    /// So many rounds after the beginning.
+    fn after(rounds: u64) -> Meta {
+        Meta { time_ns: rounds * PATIENCE_EVERY_NS, ..Meta::default() }
+    }
+
+    #[test]
+    fn samples_wait_for_several_files_no_longer_than_for_one() {
+        let (mut opener, gate) = opener();
+        let mut modules = Modules::default();
+        let mut file = |inode: u64| {
+            let identity = Identity::Inode { major: 8, minor: 1, inode };
+            modules.intern(1, identity, b"/usr/bin/etcd").unwrap()
+        };
+        let missing = Found::Missing(Missing::Replaced);
+        gate.send(()).unwrap();
+        assert_eq!(opener.found(&file(1), after(1)), missing);
+        // What is left is waited for the second, and nothing for the third.
+        assert_eq!([2, 3].map(|inode| opener.found(&file(inode), after(1))), [Found::NotYet; 2]);
+        assert_eq!(opener.patience.0, Duration::ZERO);
+        assert!(!opener.is_slow, "nobody knows whether the second takes all of the patience");
+        // A round later there is patience again.
+        (0..3).for_each(|_| gate.send(()).unwrap());
+        assert_eq!([4, 3, 2].map(|inode| opener.found(&file(inode), after(2))), [missing; 3]);
+        // Who takes all of it is not waited for, nor who comes behind it.
+        assert_eq!(opener.found(&file(5), after(3)), Found::NotYet);
+        assert!(opener.is_slow);
+        assert_eq!(opener.found(&file(6), after(4)), Found::NotYet);
+        assert_eq!(opener.patience.0, PATIENCE);
+    }
 }
