@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Stamp;
 
+pub mod runtime;
 pub mod windows;
 
 use windows::Window;

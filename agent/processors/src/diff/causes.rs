@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use model::finding::{Cause, FunctionDiff};
+use model::profile::runtime::{begins_collection, is_runtime};
 
 use super::calls::Calls;
 use super::found::{Found, Proof};
@@ -28,22 +29,6 @@ const CALLER_NOISE: f64 = 2.5;
 const COLLECTOR_ROUNDS: usize = 16;
 /// So much of a function's time must come from the collector's calls.
 const COLLECTORS_SHARE: f64 = 0.9;
-
-/// Where Go's collector begins: marking, sweeping, giving memory back, helping it along, and write barriers.
-const COLLECTOR: [&str; 12] = [
-    "runtime.gcBgMarkWorker",
-    "runtime.gcAssistAlloc",
-    "runtime.gcStart",
-    "runtime.gcMark",
-    "runtime.gcDrain",
-    "runtime.gcSweep",
-    "runtime.gcWriteBarrier",
-    "runtime.wbBufFlush",
-    "runtime.bgsweep",
-    "runtime.bgscavenge",
-    "runtime.deductSweepCredit",
-    "runtime.sweepone",
-];
 
 /// Where a walk ends, and how.
 enum End<'a> {
@@ -138,11 +123,6 @@ fn has_opposite(calls: &Calls<'_, '_>, (caller, callee): (&str, &str), given: f6
     others.map(taken).sum::<f64>() >= MOST * given.abs()
 }
 
-/// Whether it is part of Go's runtime, which does what the program makes it do.
-fn is_runtime(name: &str) -> bool {
-    ["runtime.", "runtime/", "internal/runtime/"].iter().any(|start| name.starts_with(start))
-}
-
 /// Another function that lost what this one gained, or the other way round: the same work under another name, or within
 /// its caller.
 fn counterpart<'a>(calls: &Calls<'_, 'a>, at: &'a str) -> Option<&'a str> {
@@ -189,8 +169,7 @@ fn within<'a>(calls: &Calls<'_, 'a>, (caller, at): (&'a str, &'a str), given: f6
 
 /// Functions of the collector, and those that nothing else calls.
 fn collector<'a>(calls: &Calls<'_, 'a>) -> BTreeSet<&'a str> {
-    let begins = |name: &&str| COLLECTOR.iter().any(|start| name.starts_with(start));
-    let mut found: BTreeSet<&str> = calls.pair.names().filter(begins).collect();
+    let mut found: BTreeSet<&str> = calls.pair.names().filter(|name| begins_collection(name)).collect();
     let mut newest: Vec<&str> = found.iter().copied().collect();
     for _ in 0..COLLECTOR_ROUNDS {
         let mut next: Vec<&str> = Vec::new();

@@ -2,6 +2,7 @@
 //! etcd 3.4 to 3.7, whose import paths moved (`etcdserver`, `server/v3/etcdserver`, `server/v3/storage/mvcc`).
 
 use model::profile::Stacks;
+use model::profile::runtime::begins_collection;
 
 use super::decide::Hot;
 
@@ -41,10 +42,7 @@ impl Work {
             Work::Compaction => {
                 etcd && name.contains("/mvcc.") && (name.contains("ompact") && !name.contains("Notify"))
             }
-            Work::Garbage => {
-                let known = ["runtime.bgsweep", "runtime.bgscavenge"];
-                name.starts_with("runtime.gc") || known.contains(&name)
-            }
+            Work::Garbage => begins_collection(name),
         }
     }
 }
