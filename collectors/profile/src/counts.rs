@@ -3,8 +3,7 @@
 //! Owns what "total" means under recursion (a stack counts once for each function in it) and what the n of a share is.
 //! Works for every engine's [`Stacks`], not only Go's.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use model::profile::{FUNCTIONS_MAX, FunctionCount, FunctionCounts, ProfileKind, Stacks};
 
 /// Distinct call edges looked at; etcd has under a thousand in a profile. Later ones are left out: 8 MiB of memory.

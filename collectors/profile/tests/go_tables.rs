@@ -239,6 +239,10 @@ fn each_etcd_is_named_as_go_reads_it() {
     for version in ["3.4", "3.5", "3.6", "3.7"] {
         let etcd = etcd(version);
         let mut symbols = gopclntab::open(&etcd).unwrap();
+        assert!(
+            symbols.elf().section(".gopclntab").is_some(),
+            "{version}: found by a search, not by its name"
+        );
         let (asked, functions) = addresses(&symbols);
         let mut tally = Tally { functions, ..Tally::default() };
         ask(Command::new(&oracle).arg(&etcd), &asked, |pc, theirs| {

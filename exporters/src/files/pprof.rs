@@ -4,10 +4,10 @@
 //! in its labels (`pid`, `process`, `thread`, `container_id`, `pod`, `namespace`, `cpu`), what was lost in comments. Bytes
 //! that were received go out unchanged: they hold labels and comments that we do not keep.
 
-use std::collections::HashMap;
 use std::io::Write;
 
 use flate2::{Compression, GzBuilder};
+use foldhash::HashMap;
 use model::profile::{Losses, Mapping as Module, Owner, ProfileKind, Stacks};
 use prost::Message;
 
@@ -150,7 +150,7 @@ fn profile(stacks: &Stacks) -> Profile {
     strings.id("");
     let Types { sample_type, period_type } = types(stacks.kind, &mut strings);
     let labels: Vec<Vec<Label>> = stacks.owners.iter().map(|owner| labels(owner, &mut strings)).collect();
-    let mut places = Places { stacks, locations: Vec::new(), by_frames: HashMap::new() };
+    let mut places = Places { stacks, locations: Vec::new(), by_frames: HashMap::default() };
     let sample = stacks
         .samples
         .iter()

@@ -3,8 +3,8 @@
 //! Owns the merge by function name, whose stacks they are as the first levels, and the cut when there are too many nodes.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
+use foldhash::HashMap;
 use model::profile::{Owner, StackSample, Stacks};
 
 /// Nodes of one tree: a page of 3 MiB. The smallest stacks are cut off first.

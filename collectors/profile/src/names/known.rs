@@ -1,8 +1,8 @@
 //! What is remembered of places in files: the functions that are there.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashSet};
 use model::profile::{FrameKind, Function};
 
 use super::frames::Depth;

@@ -1,8 +1,8 @@
 //! A profile as it grows: each function, frame, mapping and owner once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use model::profile::{self, FrameKind, Function, Losses, Mapping, ProfileKind, StackSample, Stacks};
 
 use crate::binaries::Binary;
