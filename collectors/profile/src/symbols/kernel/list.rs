@@ -91,7 +91,7 @@ fn sixteen_digits(digits: &[u8; 16]) -> Option<u64> {
     let (high, low) = digits.split_first_chunk()?;
     let eight = |word: u64| {
         let is_letter = word >> 6 & ONES;
-        let values = (word & 0x0f * ONES) + is_letter * 9;
+        let values = (word & (0x0f * ONES)) + is_letter * 9;
         let again = values.wrapping_add(u64::from(b'0') * ONES).wrapping_add(is_letter * 39);
         let is_small = values >> 4 & ONES == 0 && values.wrapping_add(6 * ONES) >> 4 & ONES == is_letter;
         let pairs = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
