@@ -322,7 +322,7 @@ fn sections<R: ReadAt>(file: &mut Windows<R>, header: &[u8]) -> Result<Vec<Secti
         let raw = entry(file, table, at, SECTION_BYTES)?;
         let (name_at, mut section) = (u64::from(u32_at(raw, 0)), section_of(raw));
         if section.kind == SECTION_WITHOUT_BYTES {
-            // Where its bytes would be: behind the file's end, where Go's linker puts two of them.
+            // Where its bytes would be: behind the file's end, where Go's linker puts one.
             (section.span.offset, section.span.length) = (0, 0);
         }
         let span = section.span;

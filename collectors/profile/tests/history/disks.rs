@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
 use std::time::Duration;
 
 use profile::history::account::Trouble;
@@ -12,6 +13,9 @@ use profile::history::writer::Writer;
 use profile::history::{Limits, Window};
 
 use crate::windows::{BOOT, all, limits, numbers, window};
+
+/// Between two looks whether a lock is free.
+const A_MOMENT: Duration = Duration::from_millis(10);
 
 /// Set inside of the namespace.
 const INSIDE: &str = "HISTORY_DISK";
@@ -145,7 +149,9 @@ fn a_directory_in_the_way_of_nothing_we_may_touch_is_a_counted_trouble() {
 fn the_last_of_a_file_system_is_left_to_others() {
     let dir = tempfile::tempdir().unwrap();
     let greedy = |window: &Window, limits: Limits| {
-        let mut writer = Writer::open(dir.path(), limits, BOOT).unwrap();
+        // Between fork and exec what another story starts has our lock too.
+        let open = |_| Writer::open(dir.path(), limits, BOOT).inspect_err(|_| sleep(A_MOMENT)).ok();
+        let mut writer = (0..100).find_map(open).unwrap();
         writer.append(window);
         writer.trouble()
     };
