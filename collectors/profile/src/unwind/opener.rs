@@ -180,10 +180,7 @@ impl Opener {
             self.patience.0 = patience.saturating_sub(waited);
             match answer {
                 Some(Ok(answer)) => self.take(answer),
-                Some(Err(RecvTimeoutError::Timeout)) => {
-                    self.patience.0 = Duration::ZERO;
-                    self.is_slow = patience == PATIENCE;
-                }
+                Some(Err(RecvTimeoutError::Timeout)) => self.is_slow = patience == PATIENCE,
                 Some(Err(RecvTimeoutError::Disconnected)) | None => self.under_way = 0,
             }
         }
@@ -233,8 +230,7 @@ mod tests {
         let (gate, told) = sync_channel(QUEUE_MAX);
         thread::spawn(move || {
             for (module, _) in asked {
-                let opened: Result<(), _> = told.recv();
-                if opened.is_err() || answer.send((module.id, Err(Missing::Replaced))).is_err() {
+                if told.recv().is_err() || answer.send((module.id, Err(Missing::Replaced))).is_err() {
                     return;
                 }
             }
