@@ -94,10 +94,12 @@ pub struct Limits {
     /// fsync this often, a minute at least. `None` leaves it to the kernel, which writes back within half a minute; what a
     /// fsync would save from a power cut is not worth a commit of the journal that etcd waits for.
     pub sync: Option<Duration>,
-    /// Bytes of the file system that stay free.
-    pub free_bytes: u64,
-    /// Per cent of it that stay free; the larger of the two counts.
+    /// Per cent of the file system that stay free,
     pub free_percent: u64,
+    /// but not less than so many bytes,
+    pub free_bytes_min: u64,
+    /// and not more: beside a large disk the ring is nothing, and five per cent of one are many gigabytes.
+    pub free_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -107,8 +109,9 @@ impl Default for Limits {
             age: Duration::from_hours(24),
             group: Duration::from_mins(1),
             sync: None,
-            free_bytes: 256 << 20,
             free_percent: 5,
+            free_bytes_min: 256 << 20,
+            free_bytes_max: 2 << 30,
         }
     }
 }

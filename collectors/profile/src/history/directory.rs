@@ -165,7 +165,8 @@ impl Directory {
         let fs = rustix::fs::statvfs(&self.path).map_err(io::Error::from)?;
         let free = fs.f_bavail.saturating_mul(fs.f_frsize);
         let all = fs.f_blocks.saturating_mul(fs.f_frsize);
-        let kept = self.limits.free_bytes.max((all / 100).saturating_mul(self.limits.free_percent));
+        let Limits { free_percent, free_bytes_min, free_bytes_max, .. } = self.limits;
+        let kept = (all / 100).saturating_mul(free_percent).min(free_bytes_max).max(free_bytes_min);
         if free.saturating_sub(more) < kept { Err(Trouble::Guard) } else { Ok(()) }
     }
 

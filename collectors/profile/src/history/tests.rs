@@ -31,7 +31,7 @@ fn at(seconds: u64) -> Stamp {
 
 /// A file system that is nearly full is not what these are about.
 fn limits() -> Limits {
-    Limits { free_bytes: 0, free_percent: 0, ..Limits::default() }
+    Limits { free_percent: 0, free_bytes_min: 0, ..Limits::default() }
 }
 
 /// Each window is a block of its own.

@@ -155,12 +155,12 @@ fn the_last_of_a_file_system_is_left_to_others() {
         writer.append(window);
         writer.trouble()
     };
-    let all_of_it = Limits { free_percent: 101, ..limits() };
+    let all_of_it = Limits { free_percent: 101, free_bytes_max: u64::MAX, ..limits() };
     assert_eq!(greedy(&window(0), all_of_it), Some(Trouble::Guard));
-    assert_eq!(greedy(&window(1), Limits { free_bytes: u64::MAX / 2, ..limits() }), Some(Trouble::Guard));
+    let bytes = Limits { free_bytes_min: u64::MAX / 2, ..limits() };
+    assert_eq!(greedy(&window(1), bytes), Some(Trouble::Guard));
     // However full the disk is that the test runs on.
-    let modest =
-        Limits { group: Duration::from_secs(10), free_bytes: 1, free_percent: 0, ..Limits::default() };
-    assert_eq!(greedy(&window(2), modest), None);
+    let at_most_a_byte = Limits { free_percent: 101, free_bytes_max: 1, ..limits() };
+    assert_eq!(greedy(&window(2), at_most_a_byte), None);
     assert_eq!(numbers(&all(&Reader::open(dir.path()).unwrap())), [2]);
 }

@@ -15,7 +15,7 @@ const PERIOD: i64 = 52_631_578;
 
 /// Each window a block, and as much of the disk as there is.
 pub(crate) fn limits() -> Limits {
-    Limits { group: Duration::from_secs(10), free_bytes: 0, free_percent: 0, ..Limits::default() }
+    Limits { group: Duration::from_secs(10), free_percent: 0, free_bytes_min: 0, ..Limits::default() }
 }
 
 /// The window with this number: which stacks it has follows from that.
