@@ -205,13 +205,15 @@ fn kernel_addresses(counted: &stacks::Stacks) -> Vec<u64> {
     all
 }
 
-/// Stacks that begin in the same file follow each other: the tables of few files are loaded at a time.
+/// Stacks that begin in the same file follow each other, so that the tables of few files are loaded at a time, and those
+/// that begin near each other in it, so that few pieces of them are read twice.
 fn in_order(counted: &stacks::Stacks) -> Vec<Stack<'_>> {
     let mut all: Vec<Stack<'_>> = counted.iter().collect();
-    let first = |stack: &Stack<'_>| {
-        stack.frames().map(|frame| frame.module).find(|module| !matches!(*module, KERNEL | NOWHERE))
-    };
-    all.sort_by_cached_key(|stack| (first(stack), stack.pid));
+    let first = |stack: &Stack<'_>| stack.frames().find(|frame| !matches!(frame.module, KERNEL | NOWHERE));
+    all.sort_by_cached_key(|stack| {
+        let first = first(stack);
+        (first.map(|frame| frame.module), stack.pid, first.map(|frame| frame.offset))
+    });
     all
 }
 

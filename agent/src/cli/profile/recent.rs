@@ -37,9 +37,9 @@ fn one(pid: u32, up_s: f64) -> Option<Recent> {
     let stat = parse::pid_stat(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))?;
     let age_s = (up_s - stat.started_ticks as f64 / TICKS_PER_SECOND).max(0.0);
     // Threads of the kernel have no program.
-    let is_program = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+    let is_program = || fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
     let recent = Recent { name: stat.name, pid, age_s, cpu_ticks: stat.cpu_ticks };
-    (is_program && age_s <= RECENT_S).then_some(recent)
+    (age_s <= RECENT_S && is_program()).then_some(recent)
 }
 
 fn told(mut recent: Vec<Recent>, up_s: f64) -> String {

@@ -15,7 +15,7 @@ const WINDOW_BYTES: usize = 16 << 10;
 /// All windows kept for one file.
 const HELD_BYTES_MAX: usize = 256 << 10;
 /// So many at most: a table walk touches a few hundred bytes at each of about eight places, and they are looked for in turn.
-const WINDOWS_MAX: usize = 32;
+const WINDOWS_MAX: usize = 64;
 /// Windows begin at a multiple of this, so that neighbours find the same window. One that is jumped to is no longer than
 /// what is asked for: copying what nobody asks for was most of what a look-up took.
 const ALIGNMENT: u64 = 4 << 10;
