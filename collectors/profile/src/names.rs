@@ -18,6 +18,7 @@ mod fileless;
 mod frames;
 mod kernel;
 mod known;
+mod order;
 mod output;
 mod returns;
 mod worth;
@@ -40,6 +41,7 @@ use fileless::Fileless;
 use frames::Depth;
 pub use kernel::Kernel;
 use known::{Ends, Key, Known};
+use order::Met;
 use output::{How, Output};
 pub use returns::{IsOwn, Returns, Taken};
 use worth::Worth;
@@ -143,11 +145,13 @@ impl Names {
     pub fn name(&mut self, counted: &stacks::Stacks, capture: &Capture) -> (Stacks, Statistics) {
         let worth = (self.hot.depth == Depth::Lines).then(|| Worth::of(counted, capture.kind));
         if worth.is_some() {
-            self.kernel.read_around(&kernel_addresses(counted));
+            self.kernel.read_around(&order::kernel_addresses(counted));
         }
         let mut naming = Naming { worth, ..Naming::new(self) };
         let mut output = Output::default();
-        for stack in in_order(counted) {
+        let stacks = order::by_process(counted);
+        naming.ahead(&stacks, counted);
+        for stack in stacks {
             naming.stack(&stack, counted, &mut output);
             output.end(&stack, capture);
         }
@@ -196,27 +200,6 @@ impl Names {
     }
 }
 
-/// Where the kernel was, in order and each once.
-fn kernel_addresses(counted: &stacks::Stacks) -> Vec<u64> {
-    let frames = counted.iter().flat_map(|stack| stack.frames());
-    let mut all: Vec<u64> = frames.filter(|frame| frame.module == KERNEL).map(|frame| frame.offset).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
-/// Stacks that begin in the same file follow each other, so that the tables of few files are loaded at a time, and those
-/// that begin near each other in it, so that few pieces of them are read twice.
-fn in_order(counted: &stacks::Stacks) -> Vec<Stack<'_>> {
-    let mut all: Vec<Stack<'_>> = counted.iter().collect();
-    let first = |stack: &Stack<'_>| stack.frames().find(|frame| !matches!(frame.module, KERNEL | NOWHERE));
-    all.sort_by_cached_key(|stack| {
-        let first = first(stack);
-        (first.map(|frame| frame.module), stack.pid, first.map(|frame| frame.offset))
-    });
-    all
-}
-
 /// One capture on its way.
 struct Naming<'n> {
     names: &'n mut Names,
@@ -233,6 +216,46 @@ impl<'n> Naming<'n> {
 }
 
 impl Naming<'_> {
+    /// Looks up the places in files in the order of their code, so that the tables of few files are loaded at a time and
+    /// few pieces of them are read twice. That a call was no call is seen when its stack is named; there are few of those.
+    fn ahead(&mut self, stacks: &[Stack<'_>], counted: &stacks::Stacks) {
+        for (Met { frame, is_return }, pid) in order::places(stacks) {
+            let module = counted.module(frame.module).filter(|module| module.kind.is_of_file());
+            let opened = module.and_then(|module| self.opened(frame.module, module, pid));
+            if let Some(Opened { binary: Ok(binary), number, .. }) = opened {
+                let (binary, number) = (Arc::clone(binary), *number);
+                self.known((&binary, number), frame, is_return);
+            }
+        }
+    }
+
+    /// The file of a module.
+    fn opened(&mut self, id: u32, module: &Module, pid: u32) -> Option<&Opened> {
+        if !self.opened.contains_key(&id) {
+            let binary = self.names.binaries.open(module, pid);
+            let number = binary.as_ref().map_or(0, |binary| self.names.number(module, binary.state()));
+            self.opened.insert(id, Opened { binary, number, label: label(module) });
+        }
+        self.opened.get(&id)
+    }
+
+    /// The functions at a place in a file.
+    fn known(
+        &mut self,
+        (binary, number): (&Arc<Binary>, u32),
+        frame: Frame,
+        is_return: bool,
+    ) -> known::Place {
+        let depth = self.worth.as_ref().map_or(self.names.hot.depth, |worth| worth.depth(frame.module));
+        let key = Key { module: number, offset: frame.offset, is_return, depth };
+        if let Some(known) = self.names.known.get(&key) {
+            return known;
+        }
+        self.statistics.look_ups += 1;
+        let found = frames::of(binary, (frame.offset, is_return), depth, &mut self.names.hot);
+        self.names.known.put(key, found)
+    }
+
     fn stack(&mut self, stack: &Stack<'_>, counted: &stacks::Stacks, output: &mut Output) {
         output.begin();
         let (mut how, mut is_leaf) = (How::default(), true);
@@ -281,38 +304,29 @@ impl Naming<'_> {
             Kind::Anonymous => return self.compiled_frame((frame, how), pid, output),
             Kind::File | Kind::Deleted | Kind::Memfd => {}
         }
-        if !self.opened.contains_key(&frame.module) {
-            let opened = self.open(&module, pid);
-            self.opened.insert(frame.module, opened);
-        }
-        let Some(opened) = self.opened.get(&frame.module) else {
-            return output.nameless((frame, how), "[unknown]", None);
-        };
-        let nameless = || format!("[{}+{:#x}]", opened.label, frame.offset);
-        let binary = match &opened.binary {
-            Ok(binary) => binary,
-            Err(missing) => {
-                self.statistics.miss(*missing);
+        let (binary, number) = match self.opened(frame.module, &module, pid) {
+            Some(Opened { binary: Ok(binary), number, .. }) => (Arc::clone(binary), *number),
+            Some(Opened { binary: Err(missing), .. }) => {
+                let missing = *missing;
+                self.statistics.miss(missing);
                 let mapping = output.mapping(&module, None, frame.offset);
-                return output.nameless((frame, how), &nameless(), mapping);
+                return output.nameless((frame, how), &self.place(frame), mapping);
             }
+            None => return output.nameless((frame, how), "[unknown]", None),
         };
-        let depth = self.worth.as_ref().map_or(self.names.hot.depth, |worth| worth.depth(frame.module));
-        let key = Key { module: opened.number, offset: frame.offset, is_return: how.is_return, depth };
-        let known = match self.names.known.get(&key) {
-            Some(known) => known,
-            None => {
-                self.statistics.look_ups += 1;
-                let found = frames::of(binary, (frame.offset, how.is_return), depth, &mut self.names.hot);
-                self.names.known.put(key, found)
-            }
-        };
-        let mapping = output.mapping(&module, Some(binary), frame.offset);
+        let known = self.known((&binary, number), frame, how.is_return);
+        let mapping = output.mapping(&module, Some(&binary), frame.offset);
         if known.is_empty() {
-            return output.nameless((frame, how), &nameless(), mapping);
+            return output.nameless((frame, how), &self.place(frame), mapping);
         }
         let address = binary.address_of(frame.offset).map_or(0, |address| address - u64::from(how.is_return));
         output.named((frame, how), &known, (mapping.unwrap_or(u32::MAX), address))
+    }
+
+    /// What a place without a name is called.
+    fn place(&self, frame: Frame) -> String {
+        let label = self.opened.get(&frame.module).map_or("", |opened| &opened.label);
+        format!("[{label}+{:#x}]", frame.offset)
     }
 
     /// A place in the kernel's page, the same in all processes.
@@ -346,12 +360,6 @@ impl Naming<'_> {
             self.statistics.miss(Missing::Memory);
         }
         output.placeless(name)
-    }
-
-    fn open(&mut self, module: &Module, pid: u32) -> Opened {
-        let binary = self.names.binaries.open(module, pid);
-        let number = binary.as_ref().map_or(0, |binary| self.names.number(module, binary.state()));
-        Opened { binary, number, label: label(module) }
     }
 }
 

@@ -37,6 +37,11 @@ const VDSO: &[u8] = b"[vdso]";
 const VDSO_OF_32_BITS: &[u8] = b"[vdso32]";
 
 impl Kind {
+    /// Whether there is a file to be opened.
+    pub(crate) fn is_of_file(self) -> bool {
+        matches!(self, Kind::File | Kind::Deleted | Kind::Memfd)
+    }
+
     fn of(path: &[u8]) -> Kind {
         if path == VDSO {
             Kind::Vdso

@@ -19,7 +19,7 @@ use super::{
     file::{self, ReadAt, ReadError, Windows},
 };
 use header::Header;
-use index::Index;
+use index::{Index, Place, Unwinding};
 use record::{InlinedCall, Record};
 use values::Steps;
 
@@ -186,7 +186,7 @@ pub struct GoSymbols<R> {
 }
 
 impl<R: ReadAt> GoSymbols<R> {
-    /// Finds the table and reads the index: some 8 bytes a function.
+    /// Finds the table and reads the index: some 12 bytes a function.
     ///
     /// # Errors
     /// See [`GoError`].
@@ -269,9 +269,12 @@ impl<R: ReadAt> GoSymbols<R> {
     /// # Errors
     /// See [`GoError`].
     pub fn role(&mut self, pc: Pc) -> Result<Option<(u64, Role)>, GoError> {
-        let Some((record, _)) = self.record(pc)? else { return Ok(None) };
-        let role = if record.is_plain() { Role::Plain } else { Role::of(&self.name(record.name)?) };
-        Ok(Some((self.text + u64::from(record.start), role)))
+        let Some((function, _)) = self.unwinding(pc) else { return Ok(None) };
+        let role = match function.is_plain {
+            true => Role::Plain,
+            false => Role::of(&self.name_at(function.place)?),
+        };
+        Ok(Some((self.text + u64::from(function.place.start), role)))
     }
 
     /// How far the stack pointer is below where it was when the function was called, with the return address there, in
@@ -280,11 +283,11 @@ impl<R: ReadAt> GoSymbols<R> {
     /// # Errors
     /// See [`GoError`].
     pub fn sp_delta(&mut self, pc: Pc) -> Result<Option<u32>, GoError> {
-        let Some((record, at)) = self.record(pc)? else { return Ok(None) };
-        if record.switches_stack() {
+        let Some((function, at)) = self.unwinding(pc) else { return Ok(None) };
+        if function.switches_stack {
             return Ok(None);
         }
-        let delta = self.value(record.stack_pointers, at, &mut Steps::default())?;
+        let delta = self.value(function.stack_pointers, at, &mut Steps::default())?;
         Ok(delta.filter(|delta| delta % 8 == 0))
     }
 
@@ -332,16 +335,32 @@ impl<R: ReadAt> GoSymbols<R> {
         })
     }
 
-    /// The record of the function at `pc`, and how far into it that is. Every question begins here, so the bound on what
-    /// it reads does, too.
-    fn record(&mut self, pc: Pc) -> Result<Option<(Record, u32)>, GoError> {
+    /// How far into the code `pc` is. Every question begins here, so the bound on what it reads does, too.
+    fn offset(&mut self, pc: Pc) -> Option<u32> {
         self.file.allow(LOOKUP_BYTES_MAX);
-        let offset = pc.instruction().checked_sub(self.text).and_then(|offset| u32::try_from(offset).ok());
+        pc.instruction().checked_sub(self.text).and_then(|offset| u32::try_from(offset).ok())
+    }
+
+    /// The record of the function at `pc`, and how far into it that is.
+    fn record(&mut self, pc: Pc) -> Result<Option<(Record, u32)>, GoError> {
+        let offset = self.offset(pc);
         let Some((offset, place)) = offset.and_then(|offset| Some((offset, self.index.find(offset)?))) else {
             return Ok(None);
         };
         let record = Record::read(&mut self.file, &self.header, place)?;
         Ok(Some((record, offset - place.start)))
+    }
+
+    /// What an unwinder asks of the function at `pc`, and how far into it that is: nothing of the file is read.
+    fn unwinding(&mut self, pc: Pc) -> Option<(Unwinding, u32)> {
+        let offset = self.offset(pc)?;
+        let function = self.index.unwinding(offset)?;
+        Some((function, offset - function.place.start))
+    }
+
+    fn name_at(&mut self, place: Place) -> Result<String, GoError> {
+        let record = Record::read(&mut self.file, &self.header, place)?;
+        self.name(record.name)
     }
 
     fn value(&mut self, table: u32, at: u32, steps: &mut Steps) -> Result<Option<u32>, GoError> {

@@ -1,4 +1,5 @@
-//! Which function is where: 8 bytes for each, and everything checked once that look-ups rely on.
+//! Which function is where, and what an unwinder asks of it: 12 bytes for each, and everything checked once that look-ups
+//! rely on.
 
 use super::{
     super::{
@@ -26,6 +27,17 @@ struct Entry {
     start: u32,
     /// Among the records; [`NO_RECORD`] where there is no function.
     record: u32,
+    /// Of its record, so that who unwinds need not read that.
+    stack_pointers: u32,
+}
+
+/// What few functions have.
+#[derive(Clone, Copy, Debug)]
+struct Marks {
+    /// Which entry has them.
+    at: usize,
+    is_plain: bool,
+    switches_stack: bool,
 }
 
 /// How the index says that the code up to the next function is not Go's.
@@ -39,10 +51,28 @@ pub(super) struct Place {
     pub(super) record: u64,
 }
 
+/// What is known of a function without its record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unwinding {
+    pub(super) place: Place,
+    /// As in its record.
+    pub(super) stack_pointers: u32,
+    /// See [`Record::is_plain`].
+    pub(super) is_plain: bool,
+    /// See [`Record::switches_stack`].
+    pub(super) switches_stack: bool,
+}
+
 /// All functions, in order.
 #[derive(Debug)]
 pub(super) struct Index {
     entries: Vec<Entry>,
+    /// Of the few that have any, in order.
+    marks: Vec<Marks>,
+    /// Of each piece of code of `1 << piece_shift` bytes: how many functions begin before it. A search among all functions
+    /// meets a dozen that nobody has met lately, and that is what it takes.
+    pieces: Vec<u32>,
+    piece_shift: u32,
     end: u32,
     /// Go 1.16 writes addresses: the first one, which `entries` count from.
     base: Option<u64>,
@@ -64,6 +94,7 @@ impl Index {
         relocated.sort_unstable();
         let mut index = read(file, header, &relocated)?;
         index.check(file, header, &relocated)?;
+        index.cut();
         Ok(index)
     }
 
@@ -89,6 +120,13 @@ impl Index {
                 }
             }
             self.wrapper = self.wrapper.max(record.id);
+            if let Some(entry) = self.entries.get_mut(at) {
+                entry.stack_pointers = record.stack_pointers;
+            }
+            let (is_plain, switches_stack) = (record.is_plain(), record.switches_stack());
+            if !is_plain || switches_stack {
+                self.marks.push(Marks { at, is_plain, switches_stack });
+            }
             let word = record.tree_word();
             if at % SAMPLE_EVERY == 0 || at + SAMPLES_MAX > self.entries.len() {
                 self.sample(file, header, place, &record)?;
@@ -128,10 +166,50 @@ impl Index {
         id > 0 && id == self.wrapper
     }
 
+    /// Cuts the code into pieces in which few functions begin, at most one piece for two functions.
+    fn cut(&mut self) {
+        let pieces_max = self.entries.len() / 2 + 1;
+        let pieces = |shift: u32| usize::try_from(self.end >> shift).unwrap_or(usize::MAX).saturating_add(1);
+        self.piece_shift =
+            (0..u32::BITS - 1).find(|shift| pieces(*shift) <= pieces_max).unwrap_or(u32::BITS - 1);
+        let (mut before, shift) = (0, self.piece_shift);
+        self.pieces = (0..=self.end >> shift)
+            .map(|piece| {
+                let begins_before = |entry: &&Entry| entry.start >> shift < piece;
+                let rest = self.entries.get(before..).unwrap_or_default();
+                before += rest.iter().take_while(begins_before).count();
+                u32::try_from(before).unwrap_or(u32::MAX)
+            })
+            .collect();
+    }
+
+    /// Which function is at an offset from the beginning of the code.
+    fn entry(&self, offset: u32) -> Option<(usize, Place)> {
+        let piece = usize::try_from(offset >> self.piece_shift).ok()?;
+        let before = |piece: usize| self.pieces.get(piece).and_then(|before| usize::try_from(*before).ok());
+        let (from, to) = (before(piece)?, before(piece + 1).unwrap_or(self.entries.len()));
+        let after = from + self.entries.get(from..to)?.partition_point(|entry| entry.start <= offset);
+        let at = after.checked_sub(1)?;
+        let place = self.place(at).filter(|place| offset - place.start < place.size)?;
+        Some((at, place))
+    }
+
     /// The function at an offset from the beginning of the code.
     pub(super) fn find(&self, offset: u32) -> Option<Place> {
-        let after = self.entries.partition_point(|entry| entry.start <= offset);
-        self.place(after.checked_sub(1)?).filter(|place| offset - place.start < place.size)
+        self.entry(offset).map(|(_, place)| place)
+    }
+
+    /// What an unwinder asks of the function at an offset from the beginning of the code.
+    pub(super) fn unwinding(&self, offset: u32) -> Option<Unwinding> {
+        let (at, place) = self.entry(offset)?;
+        let marks = self.marks.binary_search_by_key(&at, |marks| marks.at).ok();
+        let marks = marks.and_then(|at| self.marks.get(at));
+        Some(Unwinding {
+            place,
+            stack_pointers: self.entries.get(at)?.stack_pointers,
+            is_plain: marks.is_none_or(|marks| marks.is_plain),
+            switches_stack: marks.is_some_and(|marks| marks.switches_stack),
+        })
     }
 
     fn place(&self, at: usize) -> Option<Place> {
@@ -210,6 +288,9 @@ fn read<R: ReadAt>(
     let mut offset = header.records.piece(0, length).ok_or(DAMAGED)?;
     let mut index = Index {
         entries: Vec::with_capacity(count),
+        marks: Vec::new(),
+        pieces: Vec::new(),
+        piece_shift: 0,
         end: 0,
         base: None,
         wrapper: 0,
@@ -232,7 +313,7 @@ fn read<R: ReadAt>(
                 index.end = start;
                 return Ok(index);
             }
-            index.entries.push(Entry { start, record: record_of(header, raw, half) });
+            index.entries.push(Entry { start, record: record_of(header, raw, half), stack_pointers: 0 });
             offset += u64::try_from(size).unwrap_or(0);
         }
     }
@@ -267,4 +348,68 @@ fn record_of(header: &Header, raw: &[u8], half: usize) -> u32 {
         u32_at(raw, half)
     };
     if record == 0 { NO_RECORD } else { record }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Entry, Index, Marks, NO_RECORD};
+
+    fn index(mut starts: Vec<u32>, holes: &[usize], end: u32) -> Index {
+        starts.sort_unstable();
+        let end = end.max(starts.last().copied().unwrap_or(0));
+        let record = |at: usize| if holes.contains(&at) { NO_RECORD } else { 1 };
+        let entry = |(at, start)| Entry { start, record: record(at), stack_pointers: start ^ 7 };
+        let entries: Vec<Entry> = starts.into_iter().enumerate().map(entry).collect();
+        let marks = (0..entries.len()).step_by(3);
+        let mut index = Index {
+            marks: marks.map(|at| Marks { at, is_plain: at % 2 == 0, switches_stack: true }).collect(),
+            entries,
+            pieces: Vec::new(),
+            piece_shift: 0,
+            end,
+            base: None,
+            wrapper: 0,
+            samples: Vec::new(),
+            trees: Vec::new(),
+        };
+        index.cut();
+        index
+    }
+
+    fn starts() -> impl Strategy<Value = Vec<u32>> {
+        let (far, near) =
+            (prop::collection::vec(any::<u32>(), 0..40), prop::collection::vec(0..300_u32, 0..200));
+        prop_oneof![far, near]
+    }
+
+    proptest! {
+        #[test]
+        fn a_function_is_found_wherever_the_code_is_cut(
+            starts in starts(),
+            holes in prop::collection::vec(0..40_usize, 0..4),
+            end in any::<u32>(),
+            offsets in prop::collection::vec(any::<u32>(), 1..40),
+        ) {
+            let index = index(starts, &holes, end);
+            prop_assert!(index.pieces.len() <= index.entries.len() / 2 + 2);
+            let around = |entry: &Entry| [entry.start.saturating_sub(1), entry.start, entry.start.saturating_add(1)];
+            let near: Vec<u32> = index.entries.iter().flat_map(around).collect();
+            for offset in offsets.into_iter().chain(near).chain([0, index.end, u32::MAX]) {
+                let is_here = |entry: &Entry| entry.start <= offset && offset < index.end;
+                let last = index.entries.iter().rposition(is_here);
+                let expected = last.filter(|at| index.entries[*at].record != NO_RECORD);
+                let found = index.unwinding(offset);
+                let start = found.map(|found| found.place.start);
+                prop_assert_eq!(start, expected.map(|at| index.entries[at].start));
+                prop_assert_eq!(index.find(offset).map(|place| place.start), start);
+                if let Some((at, found)) = expected.zip(found) {
+                    prop_assert_eq!(found.stack_pointers, index.entries[at].start ^ 7);
+                    let is_plain = at % 3 != 0 || at % 2 == 0;
+                    prop_assert_eq!((found.is_plain, found.switches_stack), (is_plain, at % 3 == 0));
+                }
+            }
+        }
+    }
 }

@@ -7,8 +7,8 @@ use crate::symbols::file::{ReadAt, Windows};
 const STEPS_MAX: u32 = 1 << 20;
 /// A pair is at most two numbers of five bytes.
 const PAIR_BYTES_MAX: usize = 10;
-/// Read at once: most tables are shorter.
-const CHUNK_BYTES: u64 = 512;
+/// Read at once: most tables are shorter, and a longer piece lies on two pages of the file more often.
+const CHUNK_BYTES: u64 = 128;
 
 /// How many pairs a look-up may still read.
 #[derive(Debug)]

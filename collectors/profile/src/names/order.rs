@@ -1,0 +1,43 @@
+//! In which order what was counted is named: places by their code, so that few pieces of files are read twice.
+
+use foldhash::{HashMap, HashMapExt};
+
+use crate::perf::stacks::{Frame, KERNEL, NOWHERE, Stack, Stacks};
+
+/// A place in a module, as its stacks have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Met {
+    pub(super) frame: Frame,
+    /// It is a call that has not returned yet, by where it stands.
+    pub(super) is_return: bool,
+}
+
+/// Where the kernel was, in order and each once.
+pub(super) fn kernel_addresses(counted: &Stacks) -> Vec<u64> {
+    let frames = counted.iter().flat_map(|stack| stack.frames());
+    let mut all: Vec<u64> = frames.filter(|frame| frame.module == KERNEL).map(|frame| frame.offset).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The places in modules, by module and offset and each once, with a process that was there.
+pub(super) fn places(stacks: &[Stack<'_>]) -> Vec<(Met, u32)> {
+    let mut found = HashMap::new();
+    for stack in stacks {
+        let user = stack.frames().filter(|frame| frame.module != KERNEL).enumerate();
+        for (at, frame) in user.filter(|(_, frame)| frame.module != NOWHERE) {
+            found.entry(Met { frame, is_return: at > 0 }).or_insert(stack.pid);
+        }
+    }
+    let mut all: Vec<(Met, u32)> = found.into_iter().collect();
+    all.sort_unstable();
+    all
+}
+
+/// Stacks of one process follow each other: what it compiled while it ran is in a list of its own.
+pub(super) fn by_process(counted: &Stacks) -> Vec<Stack<'_>> {
+    let mut all: Vec<Stack<'_>> = counted.iter().collect();
+    all.sort_by_key(|stack| stack.pid);
+    all
+}
