@@ -94,11 +94,12 @@ pub struct Limits {
     /// fsync this often, a minute at least. `None` leaves it to the kernel, which writes back within half a minute; what a
     /// fsync would save from a power cut is not worth a commit of the journal that etcd waits for.
     pub sync: Option<Duration>,
-    /// Per cent of the file system that stay free,
+    /// Per cent of the file system that stay free, within the two bounds that follow.
     pub free_percent: u64,
-    /// but not less than so many bytes,
+    /// Bytes that stay free in any case.
     pub free_bytes_min: u64,
-    /// and not more: beside a large disk the ring is nothing, and five per cent of one are many gigabytes.
+    /// More bytes are never asked to stay free: beside a large disk the ring is nothing, and five per cent of one are many
+    /// gigabytes.
     pub free_bytes_max: u64,
 }
 

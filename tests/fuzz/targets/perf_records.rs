@@ -40,6 +40,9 @@ impl Memory for Bytes {
     fn copy(&self, at: usize, into: &mut [u8]) {
         into.copy_from_slice(&self.bytes[at..at + into.len()]);
     }
+    fn show(&self, at: usize, length: usize, to: &mut dyn FnMut(&[u8])) {
+        to(&self.bytes[at..at + length]);
+    }
 }
 
 fn ring(data: &[u8]) -> Ring<Bytes> {
