@@ -14,10 +14,10 @@ use model::mark::{Mark, MarkKind, MarkSource};
 use model::member::{HashKv, ListedMember, MemberFact, MemberState};
 use model::origin::{MemberRef, Origin};
 use model::probe::{Probe, ProbeKind, ProbeOutcome};
+use model::profile::windows::{Window, WindowCount};
 use model::profile::{
     Baseline, CaptureOutcome, CaptureResult, FunctionCount, FunctionCounts, ProfileKind, ProfileSet,
 };
-use model::profile::windows::{Window, WindowCount};
 use model::record::{Fact, Record, Tick};
 use model::scrape::{Scrape, ScrapeOutcome};
 use model::time::{SECOND_NS, Stamp};
@@ -144,9 +144,10 @@ impl World {
     /// A page as a member would show it, read by the collector's own columns: counters move on, and sometimes begin anew.
     fn page(&mut self, seed: &mut Seed<'_>) -> Scrape {
         let target = seed.pick(&["m1", "m2", "m3"]).to_owned();
-        let (columns, values) = self.pages.entry(target.clone()).or_insert_with(|| {
-            (Columns::numbered(128, self.generations.clone()), BTreeMap::new())
-        });
+        let (columns, values) = self
+            .pages
+            .entry(target.clone())
+            .or_insert_with(|| (Columns::numbered(128, self.generations.clone()), BTreeMap::new()));
         let reading = if seed.rarely() {
             columns.fail(seed.number())
         } else {

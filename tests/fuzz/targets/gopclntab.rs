@@ -27,7 +27,10 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(frames.last().map(|frame| frame.inlined), frames.last().map(|_| false));
             // Who has frames has a function, and it is the last of them.
             if let Ok(function) = function {
-                assert_eq!(frames.last().map(|frame| &frame.function), function.as_ref().map(|function| &function.name));
+                assert_eq!(
+                    frames.last().map(|frame| &frame.function),
+                    function.as_ref().map(|function| &function.name)
+                );
             }
         }
         if let Ok(Some(delta)) = symbols.sp_delta(Pc::Return(pc)) {

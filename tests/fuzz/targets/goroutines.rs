@@ -42,7 +42,12 @@ fn counted(groups: &[Group]) -> Stacks {
             functions.push(Function { name: name.to_string(), ..Function::default() });
         }
         let value = group.goroutines.len() as i64;
-        samples.push(StackSample { frames: (from..frames.len() as u32).collect(), value, count: value, owner: u32::MAX });
+        samples.push(StackSample {
+            frames: (from..frames.len() as u32).collect(),
+            value,
+            count: value,
+            owner: u32::MAX,
+        });
     }
     Stacks {
         kind: ProfileKind::Goroutine,

@@ -7,7 +7,8 @@
 use libfuzzer_sys::fuzz_target;
 use profile::symbols::{gopclntab::Pc, native::NativeSymbols};
 
-const SECTIONS: [&str; 6] = [".debug_info", ".debug_abbrev", ".debug_line", ".debug_str", ".debug_rnglists", ".symtab"];
+const SECTIONS: [&str; 6] =
+    [".debug_info", ".debug_abbrev", ".debug_line", ".debug_str", ".debug_rnglists", ".symtab"];
 const BASE: u64 = 0x40_0000;
 const TEXT: usize = 0x200;
 
@@ -23,7 +24,8 @@ fn file(data: &[u8]) -> Option<Vec<u8>> {
     let mut section = |name: &str, (kind, flags, link): (u64, u64, u64), bytes: &[u8]| {
         let (at, offset) = (names.len() as u64, (TEXT + content.len()) as u64);
         names.extend(name.bytes().chain([0]));
-        let (offset, length) = if flags & 2 > 0 { (TEXT as u64, TEXT as u64) } else { (offset, bytes.len() as u64) };
+        let (offset, length) =
+            if flags & 2 > 0 { (TEXT as u64, TEXT as u64) } else { (offset, bytes.len() as u64) };
         words(&mut headers, &[at | kind << 32, flags, BASE + offset, offset, length, link, 1, 24]);
         content.extend(bytes);
     };
@@ -54,7 +56,9 @@ fuzz_target!(|data: &[u8]| {
     let Some(file) = file(data) else { return };
     let mut symbols = NativeSymbols::open(&file[..]).expect("what is around the sections is whole");
     let start = BASE + TEXT as u64;
-    for pc in (0..TEXT as u64).step_by(24).map(|at| start + at).chain([0, start - 1, start + TEXT as u64, u64::MAX]) {
+    for pc in
+        (0..TEXT as u64).step_by(24).map(|at| start + at).chain([0, start - 1, start + TEXT as u64, u64::MAX])
+    {
         if let Ok(Some(symbol)) = symbols.symbol(Pc::Sampled(pc)) {
             assert!(symbol.start <= pc && pc - symbol.start < u64::from(symbol.size));
         }

@@ -15,9 +15,11 @@ fuzz_target!(|data: &[u8]| {
     // What a person opens: wider bounds, and every kind that is in it.
     for (stacks, _) in gopprof::decode_file(data).unwrap_or_default() {
         assert!(counts::of(&stacks).functions.len() <= model::profile::FUNCTIONS_MAX);
-        files::folded::encode(&stacks);
+        let _ = files::folded::encode(&stacks);
     }
-    for kind in [ProfileKind::Cpu, ProfileKind::OffCpu, ProfileKind::Heap, ProfileKind::Alloc, ProfileKind::Goroutine] {
+    for kind in
+        [ProfileKind::Cpu, ProfileKind::OffCpu, ProfileKind::Heap, ProfileKind::Alloc, ProfileKind::Goroutine]
+    {
         let Ok((mut stacks, _)) = gopprof::decode(data, kind, Stamp::default()) else { continue };
         let counted = counts::of(&stacks);
         assert!(counted.functions.len() <= model::profile::FUNCTIONS_MAX);

@@ -39,7 +39,8 @@ fn program(table: &[u8]) -> Vec<u8> {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let stack: Vec<u8> = data.iter().rev().copied().cycle().take(if data.is_empty() { 0 } else { 512 }).collect();
+    let stack: Vec<u8> =
+        data.iter().rev().copied().cycle().take(if data.is_empty() { 0 } else { 512 }).collect();
     let made = program(data);
     for file in [data, &made] {
         if let Ok(mut table) = Table::open(file) {
