@@ -135,7 +135,11 @@ impl KernelSymbols {
         if is_full { Err(KernelError::TooMany) } else { Ok(reading.placed(&bounds)) }
     }
 
-    fn parse_around(list: impl io::BufRead, addresses: &[u64]) -> Result<KernelSymbols, KernelError> {
+    /// The same, for these addresses alone, in order and each once.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    pub fn parse_around(list: impl io::BufRead, addresses: &[u64]) -> Result<KernelSymbols, KernelError> {
         let mut around = Around::new(addresses);
         let bounds = read(list, |line| around.take(line))?;
         let mut reading = Reading::default();
