@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p profile --example off_cpu_cost [ROUNDS]`. One pair of processes plays all games, so that memory
 //! lies the same in all of them; ways to watch take turns, and after each the kernel gets a second to take its hooks out.
+//! Where `perf` is installed it takes its turns too: with an event that never happens, which is the least that any watching
+//! of a task costs the others, with a count of switches, and with a stack at each of them.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -24,6 +26,9 @@ const GAMES: usize = 40;
 const EXCHANGES: u32 = 2000;
 /// The kernel takes the hook out of its scheduler a second after the last event of a task has gone.
 const HOOK_GOES: Duration = Duration::from_millis(1250);
+
+/// Until `perf` has opened its events.
+const PERF_BEGINS: Duration = Duration::from_millis(500);
 
 /// `pong CPU CPU` plays as many exchanges as each line says and answers with nanoseconds an exchange; `serve NAP THREADS`
 /// sleeps so many nanoseconds at a time.
@@ -118,11 +123,50 @@ impl Pong {
     }
 }
 
-/// Watching, or not.
-fn watch(pids: &[u32], way: Option<Way>) -> Option<Session<impl FnMut(&Seen<'_>) + Send + use<>>> {
-    let mut plan = Plan::new(Target::Pids(pids.to_vec()), Hz::ASKED);
-    (plan.measure, plan.way) = (Measure::Waiting, way?);
-    Some(Session::start(&plan, |_: &Seen<'_>| {}).unwrap())
+/// Who watches.
+#[derive(Clone, Copy)]
+enum Watcher {
+    Nobody,
+    Ours(Way),
+    /// `perf` with these arguments, and the processes behind them.
+    Perf(&'static [&'static str]),
+}
+
+const WATCHERS: [(&str, Watcher); 8] = [
+    ("unwatched", Watcher::Nobody),
+    ("records", Watcher::Ours(Way::Records)),
+    ("tracepoints", Watcher::Ours(Way::Tracepoints)),
+    ("clocks", Watcher::Ours(Way::ByStacks)),
+    ("perf, nothing", Watcher::Perf(&["stat", "-e", "dummy", "-o", "/dev/null"])),
+    ("perf, counts", Watcher::Perf(&["stat", "-e", "context-switches", "-o", "/dev/null"])),
+    ("perf, stacks", Watcher::Perf(&["record", "-e", "context-switches", "-c1", "-g", "-o", "/dev/null"])),
+    ("unwatched again", Watcher::Nobody),
+];
+
+/// Plays while somebody watches, and says what he had of it.
+fn watched(pong: &mut Pong, pids: &[u32], watcher: Watcher) -> (Vec<f64>, String) {
+    let mut play = || (0..GAMES).map(|_| pong.play()).collect();
+    match watcher {
+        Watcher::Nobody => (play(), String::new()),
+        Watcher::Ours(way) => {
+            let mut plan = Plan::new(Target::Pids(pids.to_vec()), Hz::ASKED);
+            (plan.measure, plan.way) = (Measure::Waiting, way);
+            let session = Session::start(&plan, |_: &Seen<'_>| {}).unwrap();
+            let games = play();
+            let end = session.stop().statistics;
+            let (short, told, lost, took_us) = (end.short_waits, end.samples, end.lost, end.cpu_ns / 1000);
+            (games, format!("{short} short, {told} told, {lost} lost, {took_us} us of CPU"))
+        }
+        Watcher::Perf(arguments) => {
+            let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+            let mut command = Command::new("perf");
+            command.args(arguments).arg("-p").arg(pids.join(",")).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut perf = Program(command.spawn().unwrap());
+            thread::sleep(PERF_BEGINS);
+            let has_ended = perf.0.try_wait().unwrap().is_some();
+            (play(), if has_ended { "refused".to_owned() } else { String::new() })
+        }
+    }
 }
 
 /// The smallest, and the one with so many hundredths below it.
@@ -131,34 +175,21 @@ fn quantile(sorted: &[f64], hundredths: usize) -> f64 {
 }
 
 fn measure(what: &str, pong: &mut Pong, watched: &[u32], rounds: usize) {
-    let ways = [
-        ("unwatched", None),
-        ("records", Some(Way::Records)),
-        ("tracepoints", Some(Way::Tracepoints)),
-        ("clocks", Some(Way::ByStacks)),
-        ("unwatched again", None),
-    ];
-    let mut games: Vec<Vec<f64>> = vec![Vec::new(); ways.len()];
-    let mut said = vec![String::new(); ways.len()];
+    let has_perf = Command::new("perf").arg("version").output().is_ok_and(|said| said.status.success());
+    let is_there = |watcher: &Watcher| has_perf || !matches!(watcher, Watcher::Perf(_));
+    let watchers: Vec<_> = WATCHERS.into_iter().filter(|(_, watcher)| is_there(watcher)).collect();
+    let mut games: Vec<Vec<f64>> = vec![Vec::new(); watchers.len()];
+    let mut said = vec![String::new(); watchers.len()];
     for _ in 0..rounds {
-        for ((games, said), (_, way)) in games.iter_mut().zip(&mut said).zip(ways) {
-            let session = watch(watched, way);
-            games.extend((0..GAMES).map(|_| pong.play()));
-            if let Some(session) = session {
-                let end = session.stop().statistics;
-                *said = format!(
-                    "{} short, {} told, {} lost, {} us of CPU",
-                    end.short_waits,
-                    end.samples,
-                    end.lost,
-                    end.cpu_ns / 1000
-                );
-            }
+        for ((games, said), (_, watcher)) in games.iter_mut().zip(&mut said).zip(&watchers) {
+            let (played, told) = self::watched(pong, watched, *watcher);
+            games.extend(played);
+            *said = told;
             thread::sleep(HOOK_GOES);
         }
     }
     let mut base: Option<[f64; 4]> = None;
-    for (((name, _), games), said) in ways.iter().zip(&mut games).zip(said) {
+    for (((name, _), games), said) in watchers.iter().zip(&mut games).zip(said) {
         games.sort_by(f64::total_cmp);
         let now = [0, 5, 25, 50].map(|hundredths| quantile(games, hundredths));
         let base = base.get_or_insert(now);

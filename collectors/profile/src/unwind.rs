@@ -20,7 +20,7 @@ use crate::perf::modules::{Kind, Mappings, Place};
 use crate::perf::record::{Sample, Words};
 use crate::perf::session::Seen;
 use crate::symbols::elf::Machine;
-use crate::symbols::gopclntab::{Pc, Role};
+use crate::symbols::gopclntab::{FrameLayout, Pc, Role};
 
 use answers::{Answers, Key};
 use opener::{Found, Opener};
@@ -224,8 +224,8 @@ fn look_up(binary: &Binary, at: At, offset: u64) -> Known {
     };
     let mut symbols = binary.go();
     let Some(go) = symbols.as_mut() else { return Known::Code };
-    let (Ok(Some((start, role))), Ok(delta)) = (go.role(pc), go.sp_delta(pc)) else { return Known::Code };
+    let Ok(Some(FrameLayout { start, role, sp_delta })) = go.frame_layout(pc) else { return Known::Code };
     // Before the first instruction nothing has been pushed, whatever the function does to the stack later.
     let is_first = start == address && matches!(at, At::Next(_));
-    Known::Go { delta: if is_first { Some(0) } else { delta }, role }
+    Known::Go { delta: if is_first { Some(0) } else { sp_delta }, role }
 }

@@ -194,7 +194,7 @@ fn check_program(name: &str, arguments: &[&str], cgo: bool) {
         assert_eq!(frames, symbols.frames(Pc::Return(pc + 1)).unwrap());
         let switches =
             symbols.function(Pc::Sampled(pc)).unwrap().is_some_and(|function| function.switches_stack);
-        let delta = symbols.sp_delta(Pc::Sampled(pc)).unwrap();
+        let delta = symbols.frame_layout(Pc::Sampled(pc)).unwrap().and_then(|layout| layout.sp_delta);
         tally.count(&frames, delta);
         let mut ours = told(&frames, delta, minor);
         if pc < first.end {
@@ -248,7 +248,8 @@ fn each_etcd_is_named_as_go_reads_it() {
         ask(Command::new(&oracle).arg(&etcd), &asked, |pc, theirs| {
             let frames = symbols.frames(Pc::Sampled(pc)).unwrap();
             tally.may_ask(&frames);
-            tally.count(&frames, symbols.sp_delta(Pc::Sampled(pc)).unwrap());
+            let layout = symbols.frame_layout(Pc::Sampled(pc)).unwrap();
+            tally.count(&frames, layout.and_then(|layout| layout.sp_delta));
             // It knows no inlined calls: the line is the innermost function's, the name the outermost's.
             let (first, last) = (frames.first().unwrap(), frames.last().unwrap());
             let (file, line) = first.source.as_ref().map_or(("", 0), |source| (&source.file, source.line));

@@ -33,8 +33,8 @@ fuzz_target!(|data: &[u8]| {
                 );
             }
         }
-        if let Ok(Some(delta)) = symbols.sp_delta(Pc::Return(pc)) {
-            assert_eq!(delta % 8, 0);
+        if let Ok(Some(layout)) = symbols.frame_layout(Pc::Return(pc)) {
+            assert_eq!(layout.sp_delta.unwrap_or_default() % 8, 0);
         }
     }
 });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::profile::{FrameKind, Function};
 
 use crate::binaries::Binary;
-use crate::symbols::gopclntab::{Frame, Pc};
+use crate::symbols::gopclntab::{Frame, Pc, Role};
 use crate::symbols::native::{NativeSymbols, Symbol};
 
 use super::known::{Called, Ends};
@@ -119,20 +119,19 @@ pub(super) fn native(frame: Frame) -> Called {
 
 fn called(frame: Frame, kind: FrameKind) -> Called {
     let (file, line) = frame.source.map(|source| (source.file, i64::from(source.line))).unwrap_or_default();
-    let ends = match &*frame.function {
-        "runtime.sigpanic" | "runtime.asyncPreempt" => Ends::Interrupted,
+    let role = Role::of(&frame.function);
+    let ends = match role {
+        Role::Sigpanic | Role::AsyncPreempt => Ends::Interrupted,
         // The first three are where stacks begin. The last two leave a goroutine for the thread's own stack and never come
         // back to it: it is not for the goroutine that the rest is done, and their caller was not in the chain anyway.
-        "runtime.goexit" | "runtime.mstart" | "runtime.rt0_go" | "runtime.mcall" | "runtime.morestack" => {
-            Ends::Stack
-        }
+        Role::Goexit | Role::Mstart | Role::Rt0Go | Role::Mcall | Role::Morestack => Ends::Stack,
         _ => Ends::Call,
     };
     Called {
         line,
         is_inlined: frame.inlined,
         is_wrapper: frame.wrapper,
-        is_panic: matches!(&*frame.function, "runtime.gopanic" | "runtime.sigpanic" | "runtime.panicwrap"),
+        is_panic: matches!(role, Role::Gopanic | Role::Sigpanic | Role::Panicwrap),
         ends: if frame.inlined { Ends::Call } else { ends },
         kind,
         function: Arc::new(Function {

@@ -115,6 +115,18 @@ pub struct Function {
     pub is_assembly: bool,
 }
 
+/// How the frame of a function lies at one of its instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameLayout {
+    /// The function's first address.
+    pub start: u64,
+    /// Its place in the runtime, if that is special.
+    pub role: Role,
+    /// How far the stack pointer is below where it was when the function was called, with the return address there, in
+    /// bytes: 0 before anything was pushed. `None` where no table says so, and in functions that switch stacks.
+    pub sp_delta: Option<u32>,
+}
+
 /// Functions of the runtime at which stacks end, change or need care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -151,7 +163,8 @@ pub enum Role {
 }
 
 impl Role {
-    fn of(name: &str) -> Role {
+    /// Of the function with this name.
+    pub(crate) fn of(name: &str) -> Role {
         match name {
             "runtime.goexit" => Role::Goexit,
             "runtime.mstart" => Role::Mstart,
@@ -264,31 +277,23 @@ impl<R: ReadAt> GoSymbols<R> {
         }))
     }
 
-    /// Where the function with code at `pc` begins, and its role. Its name is read only where that tells the role.
+    /// What an unwinder asks of the function with code at `pc`; `None` where there is no Go code. A name is read only where
+    /// that tells the role.
     ///
     /// # Errors
     /// See [`GoError`].
-    pub fn role(&mut self, pc: Pc) -> Result<Option<(u64, Role)>, GoError> {
-        let Some((function, _)) = self.unwinding(pc) else { return Ok(None) };
+    pub fn frame_layout(&mut self, pc: Pc) -> Result<Option<FrameLayout>, GoError> {
+        let Some((function, at)) = self.unwinding(pc) else { return Ok(None) };
         let role = match function.is_plain {
             true => Role::Plain,
             false => Role::of(&self.name_at(function.place)?),
         };
-        Ok(Some((self.text + u64::from(function.place.start), role)))
-    }
-
-    /// How far the stack pointer is below where it was when the function was called, with the return address there, in
-    /// bytes: 0 before anything was pushed. `None` where no table says so, and in functions that switch stacks.
-    ///
-    /// # Errors
-    /// See [`GoError`].
-    pub fn sp_delta(&mut self, pc: Pc) -> Result<Option<u32>, GoError> {
-        let Some((function, at)) = self.unwinding(pc) else { return Ok(None) };
-        if function.switches_stack {
-            return Ok(None);
-        }
-        let delta = self.value(function.stack_pointers, at, &mut Steps::default())?;
-        Ok(delta.filter(|delta| delta % 8 == 0))
+        let sp_delta = match function.switches_stack {
+            true => None,
+            false => self.value(function.stack_pointers, at, &mut Steps::default())?,
+        };
+        let sp_delta = sp_delta.filter(|delta| delta % 8 == 0);
+        Ok(Some(FrameLayout { start: self.text + u64::from(function.place.start), role, sp_delta }))
     }
 
     /// All functions at `pc`: first the innermost, last the one with the code. None where there is no Go code.

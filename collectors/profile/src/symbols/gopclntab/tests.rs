@@ -258,7 +258,7 @@ fn check(bytes: &[u8], pc: u64, expected: &[&str]) {
 fn ask(bytes: &[u8]) -> Option<Vec<Result<Vec<Frame>, GoError>>> {
     let mut symbols = GoSymbols::open(bytes).ok()?;
     let answers = (CODE..CODE + 0x80).step_by(3).map(|pc| {
-        drop((symbols.function(Pc::Sampled(pc)), symbols.sp_delta(Pc::Return(pc))));
+        drop((symbols.function(Pc::Sampled(pc)), symbols.frame_layout(Pc::Return(pc))));
         let frames = symbols.frames(Pc::Sampled(pc));
         assert!(frames.iter().all(|frames| frames.len() <= INLINED_MAX + 1));
         frames
@@ -280,8 +280,13 @@ fn each_layout_gives_the_same_answers() {
         check(&bytes, 0x61, &["main.(*T).wrap ? wrapper"]);
         check(&bytes, 0x70, &[]);
         let mut symbols = GoSymbols::open(&bytes[..]).unwrap();
-        let deltas = [0, 3, 4, 0x3c, 0x40].map(|at| symbols.sp_delta(Pc::Sampled(CODE + at)).unwrap());
-        assert_eq!(deltas, [Some(0), Some(0), Some(16), None, None]);
+        let layouts =
+            [0, 3, 4, 0x3c, 0x40].map(|at| symbols.frame_layout(Pc::Sampled(CODE + at)).unwrap().unwrap());
+        assert_eq!(layouts.map(|layout| layout.sp_delta), [Some(0), Some(0), Some(16), None, None]);
+        let [.., outer, goexit] = layouts;
+        assert_eq!((outer.start, outer.role), (CODE, Role::Plain));
+        assert_eq!((goexit.start, goexit.role), (CODE + 0x40, Role::Goexit));
+        assert_eq!(symbols.frame_layout(Pc::Sampled(CODE - 1)).unwrap(), None);
         let goexit = symbols.function(Pc::Sampled(CODE + 0x40)).unwrap().unwrap();
         assert_eq!((goexit.role, goexit.start, goexit.end), (Role::Goexit, CODE + 0x40, CODE + 0x60));
         assert!(goexit.is_top && goexit.is_assembly && !goexit.switches_stack);
@@ -352,8 +357,8 @@ fn a_table_without_end_is_an_error() {
     // From the second value on: as much more as you like, for no instruction.
     let table = place(&bytes, &[2, 4, 32, 0x38]);
     bytes[table + 2..table + 14].fill(0x80);
-    let delta = GoSymbols::open(&bytes[..]).unwrap().sp_delta(Pc::Sampled(CODE + 8));
-    assert_eq!(delta, Err(GoError::Damaged("a table of values is")));
+    let layout = GoSymbols::open(&bytes[..]).unwrap().frame_layout(Pc::Sampled(CODE + 8));
+    assert_eq!(layout, Err(GoError::Damaged("a table of values is")));
 }
 
 #[test]
