@@ -55,7 +55,11 @@ impl Incident {
             let told = story();
             self.revision.store(OVER, Ordering::Relaxed);
             let worked = working.join().map_err(|_| anyhow!("the service panicked"))?;
-            told.and(worked)
+            match (told, worked) {
+                // A service that ended first may be why the story had no end.
+                (Err(told), Err(worked)) => Err(told.context(format!("the service ended: {worked:#}"))),
+                (told, worked) => told.and(worked),
+            }
         })
     }
 

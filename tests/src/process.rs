@@ -95,7 +95,8 @@ impl Process {
 
     fn is_frozen(&self) -> Result<bool> {
         for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let stat = fs::read_to_string(thread?.path().join("stat"))?;
+            // One that has ended meanwhile does not run.
+            let Ok(stat) = fs::read_to_string(thread?.path().join("stat")) else { continue };
             // The name before the state is in brackets and may hold anything.
             let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
             if state != Some('T') {

@@ -25,10 +25,7 @@ use model::{
 use processors::{Config, Engine};
 use serde_json::Value;
 
-use super::{SOON, Stage, body};
-
-/// Twice the demo's: a busy host keeps below it for most writes, and a stall of the incident does not.
-const WRITE_LIMIT_MS: u32 = 64;
+use super::{SOON, Stage, WRITE_LIMIT_MS, body};
 
 const HOUR_S: u64 = 3_600;
 
