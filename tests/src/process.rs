@@ -95,8 +95,7 @@ impl Process {
 
     fn is_frozen(&self) -> Result<bool> {
         for thread in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            // One that has ended meanwhile does not run.
-            let Ok(stat) = fs::read_to_string(thread?.path().join("stat")) else { continue };
+            let stat = fs::read_to_string(thread?.path().join("stat"))?;
             // The name before the state is in brackets and may hold anything.
             let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
             if state != Some('T') {

@@ -144,7 +144,7 @@ const WATCHERS: [(&str, Watcher); 8] = [
 ];
 
 /// Plays while somebody watches, and says what he had of it.
-fn watched(pong: &mut Pong, pids: &[u32], watcher: Watcher) -> (Vec<f64>, String) {
+fn play_watched(pong: &mut Pong, pids: &[u32], watcher: Watcher) -> (Vec<f64>, String) {
     let mut play = || (0..GAMES).map(|_| pong.play()).collect();
     match watcher {
         Watcher::Nobody => (play(), String::new()),
@@ -182,7 +182,7 @@ fn measure(what: &str, pong: &mut Pong, watched: &[u32], rounds: usize) {
     let mut said = vec![String::new(); watchers.len()];
     for _ in 0..rounds {
         for ((games, said), (_, watcher)) in games.iter_mut().zip(&mut said).zip(&watchers) {
-            let (played, told) = self::watched(pong, watched, *watcher);
+            let (played, told) = play_watched(pong, watched, *watcher);
             games.extend(played);
             *said = told;
             thread::sleep(HOOK_GOES);

@@ -12,7 +12,7 @@ use crate::{
     gopprof::{FRAME_REFERENCES_MAX, FRAMES_MAX, NAMES_BYTES_MAX},
     symbols::{
         file::ReadAt,
-        gopclntab::{self, GoSymbols, Pc},
+        gopclntab::{self, GoSymbols, Pc, Role},
     },
 };
 
@@ -179,15 +179,14 @@ fn show(stack: &mut Vec<Shown>, address: u64, here: &[gopclntab::Frame], next: &
         stack.push(Shown { frame: None, address, inlined: false });
         return;
     };
-    if inner.function == "runtime.goexit" {
+    if Role::of(&inner.function) == Role::Goexit {
         return;
     }
     let continues = (0..outer.len()).find(|at| !next.is_empty() && outer.get(*at..) == Some(next));
     stack.push(Shown { frame: Some(inner.clone()), address, inlined: inner.inlined });
     let mut callee = &inner.function;
     for frame in outer.get(..continues.unwrap_or(outer.len())).unwrap_or_default() {
-        let shows_wrapper =
-            ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"].contains(&callee.as_str());
+        let shows_wrapper = Role::of(callee).is_panic();
         callee = &frame.function;
         if !frame.wrapper || shows_wrapper {
             stack.push(Shown { frame: Some(frame.clone()), address, inlined: frame.inlined });

@@ -131,7 +131,7 @@ fn called(frame: Frame, kind: FrameKind) -> Called {
         line,
         is_inlined: frame.inlined,
         is_wrapper: frame.wrapper,
-        is_panic: matches!(role, Role::Gopanic | Role::Sigpanic | Role::Panicwrap),
+        is_panic: role.is_panic(),
         ends: if frame.inlined { Ends::Call } else { ends },
         kind,
         function: Arc::new(Function {

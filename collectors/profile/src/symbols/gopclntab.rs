@@ -183,6 +183,11 @@ impl Role {
             _ => Role::Plain,
         }
     }
+
+    /// Whether wrappers that call it are shown.
+    pub(crate) fn is_panic(self) -> bool {
+        matches!(self, Role::Gopanic | Role::Sigpanic | Role::Panicwrap)
+    }
 }
 
 /// The tables of one file, and the file.
