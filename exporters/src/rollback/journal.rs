@@ -4,7 +4,7 @@
 //! was torn by a crash is cut off; a line that rotted is skipped and counted: the effect it ended is sent again with its
 //! id, which the receiver knows.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -69,7 +69,17 @@ pub(crate) struct Journal {
     /// Bytes of whole lines; what a failed write leaves behind them is cut off.
     bytes: u64,
     rotate_at: u64,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Journal {
+    /// Lets the folder go at once: closing the file leaves it locked while a child just forked, by any thread, has yet to
+    /// become its program, for it holds the file till then.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, folder = %self.folder.display(), "the journal's lock is let go with its last holder");
+        }
+    }
 }
 
 /// What was found at start.
@@ -88,7 +98,10 @@ impl Journal {
         DirBuilder::new().recursive(true).mode(0o700).create(&signals).map_err(at("create", &signals))?;
         let lock_path = folder.join("journal.lock");
         let lock = private().open(&lock_path).map_err(at("open", &lock_path))?;
-        lock.try_lock().map_err(|_| JournalError::Locked(folder.to_owned()))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => JournalError::Locked(folder.to_owned()),
+            TryLockError::Error(source) => at("lock", &lock_path)(source),
+        })?;
         let path = folder.join("journal.jsonl");
         let mut file = private().read(true).open(&path).map_err(at("open", &path))?;
         let found = file.metadata().map_err(at("stat", &path))?.len();
@@ -108,7 +121,7 @@ impl Journal {
             sync_folder(folder)?;
         }
         let rotate_at = ROTATE_BYTES.max(whole.saturating_mul(2));
-        Ok((Journal { folder: folder.to_owned(), file, bytes: whole, rotate_at, _lock: lock }, recovered))
+        Ok((Journal { folder: folder.to_owned(), file, bytes: whole, rotate_at, lock }, recovered))
     }
 
     /// Bytes in the file.
@@ -350,6 +363,18 @@ mod tests {
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
         assert_eq!(journal.read_evidence("sig_1").unwrap()["a"], 1);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_journal_that_is_closed_is_free_at_once() {
+        let folder = folder("closed");
+        let (journal, _) = Journal::open(&folder).unwrap();
+        // What a child has between fork and exec: the same open file.
+        let inherited = journal.lock.try_clone().unwrap();
+        drop(journal);
+        Journal::open(&folder).unwrap();
+        drop(inherited);
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -50,6 +50,14 @@ pub(super) struct Directory {
     synced_ns: u64,
 }
 
+impl Drop for Directory {
+    /// Lets the directory go at once, whatever child just forked has the lock's file until it has become its program.
+    fn drop(&mut self) {
+        // Where that fails it is let go with its last holder.
+        let _unlocked = self.lock.as_ref().map(File::unlock);
+    }
+}
+
 impl Directory {
     pub(super) fn new(path: &Path, limits: Limits) -> Directory {
         Directory { path: path.to_owned(), limits, lock: None, known: Vec::new(), synced_ns: 0 }
@@ -219,4 +227,21 @@ fn known(path: &Path, id: u32) -> Option<Known> {
 pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(block::SEGMENT_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Directory, Limits};
+
+    #[test]
+    fn a_directory_that_is_closed_is_free_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut directory = Directory::new(folder.path(), Limits::default());
+        directory.ready().unwrap();
+        // What a child has between fork and exec: the same open file.
+        let inherited = directory.lock.as_ref().unwrap().try_clone().unwrap();
+        drop(directory);
+        Directory::new(folder.path(), Limits::default()).ready().unwrap();
+        drop(inherited);
+    }
 }
