@@ -1,6 +1,6 @@
 //! Profiles: what was written against the pprof files that the agent keeps, which are etcd's own bytes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Result, bail, ensure};
 use harness::{
@@ -27,10 +27,15 @@ pub(super) fn profiles_arrived(seat: &Seat, written: &Written) -> Result<()> {
         if stacks.samples.is_empty() {
             continue;
         }
+        let Some((target, request)) = capture(path) else { bail!("no capture is kept at {}", path.display()) };
         let is_it = |item: &&Item| {
             let typed = item.value.get("sampleType");
+            let attributes = item.attributes();
+            let says = |key: &str, word: &str| attributes.get(key).is_some_and(|is| is == word);
             item.word(typed.and_then(|typed| typed.get("typeStrindex"))) == of
-                && item.attributes().get("backburn.capture.role").is_some_and(|is| is == role)
+                && says("backburn.capture.role", role)
+                && says("backburn.capture.target", target)
+                && says("backburn.capture.request", request)
         };
         let found: Vec<&Item> = written.profiles.iter().filter(is_it).collect();
         let &[item] = found.as_slice() else { bail!("{} profiles for {}", found.len(), path.display()) };
@@ -55,4 +60,10 @@ pub(super) fn profiles_arrived(seat: &Seat, written: &Written) -> Result<()> {
     ensure!(compared >= 4, "{compared} profiles in {} files", files.len());
     ensure!(compared == written.profiles.len(), "{compared} of {}", written.profiles.len());
     Ok(())
+}
+
+/// Whose capture a file belongs to, and by which request: its folder is `<time>-<target>-<request>`.
+fn capture(file: &Path) -> Option<(&str, &str)> {
+    let (_, of) = file.parent()?.file_name()?.to_str()?.split_once('-')?;
+    of.rsplit_once('-')
 }
