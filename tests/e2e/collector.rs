@@ -59,8 +59,10 @@ const OTHER_WAY: [Wire; 4] = [
 ];
 
 /// Profiles by endpoints, for heaps and goroutines: of a busy host, as this one may be, a capture by samples asks for none.
-/// There v1's own answers may be late as well, so that a capture comes before there is a baseline: others may follow it.
+/// There v1's own answers may be late as well: the limits leave it room, v2 needs a stall's 160 ms; and where a capture
+/// comes before there is a baseline, another may follow.
 const RATES: &str = "scrape: { interval: 1s }
+slo: { write_limit: 64ms, read_limit: 64ms }
 probe: { writes: true, serializable_read_hz: 0.2, linearizable_read_hz: 0.3, status_hz: 0, lease_hz: 0.5, put_hz: 0 }
 profile: { engine: pprof, cpu: 2s, baseline_cpu: 1s, cool_down: 1s }
 otlp: { flush: 2s }

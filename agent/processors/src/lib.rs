@@ -28,8 +28,8 @@ use model::request::{Ask, Request};
 use model::time::{SECOND_NS, Stamp};
 use serde::{Deserialize, Serialize};
 
-/// Regressions that open within so long of each other are one event: the first asks for a profile, and a second one
-/// after it would show the cure.
+/// Regressions that open within so long of each other, without a rollout in between, are one event: the first asks for a
+/// profile, and a second one after it would show the cure.
 const ONE_EVENT_NS: u64 = 60 * SECOND_NS;
 
 /// What all processors may be told. Travels as JSON in [`Fact::Config`]; holds no secrets.
@@ -166,6 +166,7 @@ impl Engine {
             Fact::Config(json) => return self.configure(json),
             Fact::Mark(mark) if mark.kind == model::mark::MarkKind::Rollout && mark.rollback_of.is_none() => {
                 self.marked_mono_ns = Some(record.at.mono_ns);
+                self.asked_at = None;
             }
             _ => {}
         }
@@ -275,9 +276,9 @@ mod tests {
     use model::request::Ask;
     use model::verdict::State;
 
-    use super::{Config, Engine, Record};
+    use super::{Config, Engine, Record, SECOND_NS};
     use crate::slo::Objective;
-    use crate::story::{Noise, drive, mark, slow_call};
+    use crate::story::{Noise, drive, mark, put_back, slow_call};
 
     #[test]
     fn an_incident_that_is_over_leaves_nothing_open_at_any_member() {
@@ -389,6 +390,46 @@ mod tests {
         };
         assert_eq!((target.as_str(), *is_learnt), ("m2", false), "the burn asked, of the member that is bad");
         assert_eq!(*before_mono_ns, Some(8_000_000_000), "compared with what was before the rollout");
+    }
+
+    /// Writes are slow everywhere for 14 s, and from 37 s on at m2; what happens at 35 s; (second, baseline before) of each
+    /// capture that is asked for in a minute.
+    fn captures_around(between: Record) -> Vec<(u64, Option<u64>)> {
+        let mut demo = Demo::after(8);
+        let mut noise = Noise::new(3);
+        let mut answer = |at: f64, member: &str, _: ProbeKind| {
+            let is_bad = at < 14.0 || (member == "m2" && at >= 37.0);
+            (noise.around(if is_bad { 200.0 } else { 5.0 }, 0.2), ProbeOutcome::Ok)
+        };
+        let mut captures = Vec::new();
+        let mut feed = |record: &Record| {
+            for request in demo.engine.apply(record).requests {
+                let Ask::Capture { before_mono_ns, .. } = request.ask;
+                let second = |ns: u64| ns / SECOND_NS;
+                captures.push((second(record.at.mono_ns), before_mono_ns.map(second)));
+            }
+        };
+        feed(&mark(0.5, "shop", "v1", MarkKind::Rollout));
+        drive(1..35, &mut answer, &mut feed);
+        feed(&between);
+        drive(35..60, &mut answer, &mut feed);
+        captures
+    }
+
+    #[test]
+    fn a_rollout_soon_after_other_trouble_is_an_event_of_its_own() {
+        let captures = captures_around(mark(35.0, "shop", "v2", MarkKind::Rollout));
+        let [(first, _), (second, before)] = captures.as_slice() else {
+            panic!("two captures: {captures:?}")
+        };
+        assert!((1..14).contains(first) && (37..60).contains(second), "{captures:?}");
+        assert_eq!(*before, Some(35), "compared with what was before v2");
+    }
+
+    #[test]
+    fn a_rollout_that_is_put_back_is_the_same_event() {
+        let captures = captures_around(put_back(35.0, "shop", "v0", "v1"));
+        assert_eq!(captures.len(), 1, "{captures:?}");
     }
 
     #[test]

@@ -27,7 +27,9 @@ pub(super) fn profiles_arrived(seat: &Seat, written: &Written) -> Result<()> {
         if stacks.samples.is_empty() {
             continue;
         }
-        let Some((target, request)) = capture(path) else { bail!("no capture is kept at {}", path.display()) };
+        let Some((target, request)) = capture(path) else {
+            bail!("no capture is kept at {}", path.display())
+        };
         let is_it = |item: &&Item| {
             let typed = item.value.get("sampleType");
             let attributes = item.attributes();
