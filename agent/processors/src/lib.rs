@@ -110,7 +110,7 @@ impl Engine {
         for finding in &outcome.findings {
             outcome.requests.extend(self.ask(record, finding));
         }
-        let known = verdict::Known { excuses: &self.excuses, node: &self.node };
+        let known = verdict::Known { excuses: &self.excuses, node: &self.node, slo: &self.slo };
         let judgement = self.verdict.observe(record, &outcome.findings, known);
         for transition in judgement.transitions {
             outcome.findings.push(self.number(record.at, &record.origin, transition));
@@ -430,6 +430,22 @@ mod tests {
     fn a_rollout_that_is_put_back_is_the_same_event() {
         let captures = captures_around(put_back(35.0, "shop", "v0", "v1"));
         assert_eq!(captures.len(), 1, "{captures:?}");
+    }
+
+    #[test]
+    fn a_rollout_into_trouble_that_was_there_neither_passes_nor_is_put_back() {
+        let mut demo = Demo::after(8);
+        let mut noise = Noise::new(5);
+        let mut answer = |_: f64, _: &str, _: ProbeKind| (noise.around(200.0, 0.2), ProbeOutcome::Ok);
+        drive(1..8, &mut answer, &mut |record| demo.apply(record));
+        demo.apply(&mark(8.0, "shop", "v2", MarkKind::Rollout));
+        drive(8..60, &mut answer, &mut |record| demo.apply(record));
+        for decision in demo.engine.decisions() {
+            let sentence = &decision.evidence.sentence;
+            assert_eq!(decision.state, State::Unknown, "{sentence}");
+            assert!(sentence.contains("before: what the rollout did"), "{sentence}");
+        }
+        assert_eq!(demo.rollbacks, []);
     }
 
     #[test]

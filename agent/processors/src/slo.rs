@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::excuse::Excuses;
 use burn::TIERS;
 use change::Change;
+pub(crate) use change::Masked;
 use fsync::Fsync;
 use series::{Context, Series};
 use timeline::Timeline;

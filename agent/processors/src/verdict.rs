@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use self::target::Judged;
 use crate::excuse::Excuses;
 use crate::node::Node;
-use crate::slo;
+use crate::slo::{self, Slo};
 
 /// Target of the decision about the cluster as a whole, which no marker can arm.
 pub const CLUSTER: &str = "etcd";
@@ -80,6 +80,9 @@ pub struct Verdict {
     probes: u64,
     last_probe: Option<Stamp>,
     harmless: Option<String>,
+    /// Why what a rollout did cannot be told, by target; found anew each tick.
+    #[serde(skip)]
+    masked: BTreeMap<String, String>,
     /// Members that run on the agent's own node.
     here: BTreeSet<String>,
     skipped: u64,
@@ -117,13 +120,15 @@ struct Signalled {
     at_wall_ns: u64,
 }
 
-/// What else is known at a record, both of which must have seen it.
+/// What else is known at a record, all of which must have seen it.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     /// Harmless causes.
     pub excuses: &'a Excuses,
     /// The agent's own node.
     pub node: &'a Node,
+    /// The objectives.
+    pub slo: &'a Slo,
 }
 
 /// What one record did to the decisions.
@@ -182,6 +187,8 @@ impl Verdict {
         match record.fact {
             Fact::Tick(_) => {
                 self.harmless = known.excuses.cause(record.at);
+                self.masked =
+                    known.slo.masked().map(|one| (one.target.to_owned(), evidence::masked(&one))).collect();
                 self.targets.entry(CLUSTER.to_owned()).or_default();
                 self.look_at(known.node, record.at);
                 self.judge(record.at)
@@ -319,7 +326,7 @@ impl Verdict {
         if !burns.is_empty() || self.voting_regressions().next().is_some() {
             return State::Hold;
         }
-        if self.is_silent(now) {
+        if self.is_silent(now) || self.masked.contains_key(name) {
             return State::Unknown;
         }
         // What has passed stays so until something is wrong: a put-back alone is no reason to know less.
@@ -333,7 +340,7 @@ impl Verdict {
     fn weigh_cluster(&self, now: Stamp) -> State {
         if self.voting_burns().next().is_some() || self.voting_regressions().next().is_some() {
             State::Hold
-        } else if self.probes >= PROBES_ENOUGH && !self.is_silent(now) {
+        } else if self.probes >= PROBES_ENOUGH && !self.is_silent(now) && self.masked.is_empty() {
             State::Pass
         } else {
             State::Unknown
@@ -421,6 +428,7 @@ fn same(known: &Decision, new: &Decision) -> bool {
         // Their figures settle within a few readings of the onset.
         && known.evidence.rivals == new.evidence.rivals
         && (known.evidence.trace_ids.is_empty() == new.evidence.trace_ids.is_empty())
+        && evidence::is_masked(&known.evidence) == evidence::is_masked(&new.evidence)
 }
 
 #[cfg(test)]

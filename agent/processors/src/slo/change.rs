@@ -64,6 +64,24 @@ struct ChangeLane {
     before: Counts,
     /// First second since which nothing failed.
     calm_since: Option<u64>,
+    /// What would fire, had it been clean before; found anew each second.
+    #[serde(skip)]
+    masked: Option<Counts>,
+}
+
+/// A rollout after which an objective is missed by far, and was before: what it did itself cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Masked<'a> {
+    /// What was rolled out.
+    pub(crate) target: &'a str,
+    /// Its revision.
+    pub(crate) revision: &'a str,
+    /// The objective.
+    pub(crate) slo: &'static str,
+    /// Bad and all events since the rollout.
+    pub(crate) since: (u64, u64),
+    /// Bad and all events of the hour before it.
+    pub(crate) before: (u64, u64),
 }
 
 impl Change {
@@ -81,6 +99,22 @@ impl Change {
 }
 
 impl Slo {
+    /// Rollouts that are neither accused nor cleared, the first objective of each that says so.
+    pub(crate) fn masked(&self) -> impl Iterator<Item = Masked<'_>> {
+        self.changes.iter().filter_map(|change| {
+            let mut lanes = change.lanes.iter();
+            let (name, since, before) =
+                lanes.find_map(|(name, lane)| lane.masked.map(|since| (name, since, lane.before)))?;
+            Some(Masked {
+                target: &change.target,
+                revision: &change.revision,
+                slo: name.as_str(),
+                since: (since.bad, since.total),
+                before: (before.bad, before.total),
+            })
+        })
+    }
+
     /// Opens, or ends, a change window.
     pub(super) fn mark(&mut self, second: u64, mark: &Mark) -> Vec<Conclusion> {
         if mark.kind != MarkKind::Rollout {
@@ -206,6 +240,7 @@ impl ChangeLane {
     ) -> Option<Burn> {
         let to = scope.now + 1;
         let before = self.phase;
+        self.masked = None;
         if !before.fires() && (!judged || !scope.open || series.history.sum(scope.since, to).bad < BAD_MIN) {
             return None;
         }
@@ -226,6 +261,10 @@ impl ChangeLane {
             (Phase::On | Phase::Excused, Phase::Off) if restless => before,
             (_, Phase::Off) => Phase::Off,
         };
+        if scope.open && judged && !self.phase.fires() {
+            let voting = Phase::of(&weighed, |long, short| fires(budget, budget, long, short)) == Phase::On;
+            self.masked = voting.then(|| weighed.long.without(weighed.excused_long));
+        }
         (self.phase != before)
             .then(|| series.burn(scope.lane.clone(), self.phase, &weighed, context.timeline))
     }

@@ -502,6 +502,11 @@ fn what_was_bad_before_the_rollout_is_not_its_fault() {
     watch.feed(&mark(600.0, "shop", "v2", MarkKind::Rollout));
     watch.run(600..700, &mut |_, _, kind| incident(&mut noise, kind));
     assert_eq!(changes(&watch), Vec::new());
+    let Some(masked) = watch.slo.masked().next() else { panic!("nor is it cleared") };
+    assert_eq!((masked.target, masked.revision), ("shop", "v2"));
+    assert!(masked.since.0 >= 5 && masked.before.0 > masked.since.0, "{masked:?}");
+    watch.run(700..1_000, &mut |_, _, kind| healthy(&mut noise, kind));
+    assert_eq!(watch.slo.masked().next(), None, "once all is well there is nothing to tell");
 }
 
 #[test]

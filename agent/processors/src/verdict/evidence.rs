@@ -7,6 +7,10 @@ use model::verdict::{Decision, Evidence, ProfileState, State};
 use super::target::Judged;
 use super::{CLUSTER, PROBES_ENOUGH, SILENT_NS, Verdict};
 use crate::alarms::figures;
+use crate::slo::Masked;
+
+/// The end of the sentence about a rollout that found things as bad.
+const UNTOLD: &str = "what the rollout did cannot be told";
 
 /// Regressions, burns and alarms quoted in one piece of evidence: a person reads a handful.
 const QUOTED_MAX: usize = 8;
@@ -78,6 +82,7 @@ impl Verdict {
             State::Unknown if self.last_probe.is_some() && self.is_silent(now) => {
                 format!("{name}: no probe was answered or failed for {} s", SILENT_NS / SECOND_NS)
             }
+            State::Unknown if let Some(why) = self.masked_for(name) => format!("{name}: {why}"),
             State::Unknown => format!(
                 "{name}: too little is known yet, {} of {PROBES_ENOUGH} probes have come",
                 if name == CLUSTER { self.probes } else { judged.probes }.min(PROBES_ENOUGH)
@@ -99,6 +104,12 @@ impl Verdict {
                 format!("{name}: put {previous} back for {revision}{since}")
             }
         }
+    }
+
+    /// Why it is not told whether a rollout, of this target or for the cluster of any, made things worse.
+    fn masked_for(&self, name: &str) -> Option<&str> {
+        let mut masked = self.masked.iter().filter(|(target, _)| name == CLUSTER || *target == name);
+        masked.next().map(|(_, why)| why.as_str())
     }
 
     /// The alarm that holds, with its figures, and how many more there are.
@@ -167,6 +178,20 @@ impl Verdict {
         }
         unchecked
     }
+}
+
+/// Why nothing is said of a rollout that found things as bad.
+pub(super) fn masked(masked: &Masked<'_>) -> String {
+    let Masked { target, revision, slo, since, before } = masked;
+    format!(
+        "{slo} is bad, {} of {} since {target} {revision} was rolled out, but was {} of {} before: {UNTOLD}",
+        since.0, since.1, before.0, before.1
+    )
+}
+
+/// Whether that is what the evidence says.
+pub(super) fn is_masked(evidence: &Evidence) -> bool {
+    evidence.sentence.ends_with(UNTOLD)
 }
 
 fn concerns(burn: &Burn, name: &str) -> bool {

@@ -17,6 +17,7 @@ use model::verdict::{Confidence, Decision, Evidence, State};
 use super::{CLUSTER, Config, Known, Verdict};
 use crate::excuse::Excuses;
 use crate::node::Node;
+use crate::slo::{self, Slo};
 
 /// The target of the stories.
 const ORDERS: &str = "orders";
@@ -25,6 +26,7 @@ struct Story {
     verdict: Verdict,
     excuses: Excuses,
     node: Node,
+    slo: Slo,
     now_s: u64,
     told: Vec<Arc<Decision>>,
 }
@@ -34,7 +36,8 @@ impl Story {
     fn begin() -> Story {
         let verdict = Verdict::new(Config { enforce: true, ..Config::default() });
         let (excuses, node) = (Excuses::default(), Node::default());
-        let mut story = Story { verdict, excuses, node, now_s: 1_000, told: Vec::new() };
+        let slo = Slo::new(&slo::Config::default());
+        let mut story = Story { verdict, excuses, node, slo, now_s: 1_000, told: Vec::new() };
         story.run(30);
         story
     }
@@ -56,7 +59,7 @@ impl Story {
             .collect();
         self.excuses.observe(&record);
         self.node.observe(&record);
-        let known = Known { excuses: &self.excuses, node: &self.node };
+        let known = Known { excuses: &self.excuses, node: &self.node, slo: &self.slo };
         self.told.extend(self.verdict.observe(&record, &findings, known).decisions);
     }
 
