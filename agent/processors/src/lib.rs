@@ -394,7 +394,7 @@ mod tests {
 
     /// Writes are slow everywhere for 14 s, and from 37 s on at m2; what happens at 35 s; (second, baseline before) of each
     /// capture that is asked for in a minute.
-    fn captures_around(between: Record) -> Vec<(u64, Option<u64>)> {
+    fn captures_around(between: &Record) -> Vec<(u64, Option<u64>)> {
         let mut demo = Demo::after(8);
         let mut noise = Noise::new(3);
         let mut answer = |at: f64, member: &str, _: ProbeKind| {
@@ -411,14 +411,14 @@ mod tests {
         };
         feed(&mark(0.5, "shop", "v1", MarkKind::Rollout));
         drive(1..35, &mut answer, &mut feed);
-        feed(&between);
+        feed(between);
         drive(35..60, &mut answer, &mut feed);
         captures
     }
 
     #[test]
     fn a_rollout_soon_after_other_trouble_is_an_event_of_its_own() {
-        let captures = captures_around(mark(35.0, "shop", "v2", MarkKind::Rollout));
+        let captures = captures_around(&mark(35.0, "shop", "v2", MarkKind::Rollout));
         let [(first, _), (second, before)] = captures.as_slice() else {
             panic!("two captures: {captures:?}")
         };
@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn a_rollout_that_is_put_back_is_the_same_event() {
-        let captures = captures_around(put_back(35.0, "shop", "v0", "v1"));
+        let captures = captures_around(&put_back(35.0, "shop", "v0", "v1"));
         assert_eq!(captures.len(), 1, "{captures:?}");
     }
 
