@@ -10,7 +10,7 @@ use processors::{Config, Engine};
 use serde::{Deserialize, Serialize};
 
 /// Grows when the engine's state changes its shape.
-pub(crate) const VERSION: u16 = 5;
+pub(crate) const VERSION: u16 = 6;
 /// A larger file is not ours.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 /// The kernel's name for this boot: monotonic times of another boot mean nothing.

@@ -86,6 +86,8 @@ pub struct Evidence {
     pub unchecked: Vec<String>,
     /// How sure it is that nothing else explains the trouble.
     pub confidence: Confidence,
+    /// Objectives that are missed by far at present.
+    pub missed: Vec<String>,
     /// Whether a cool-down holds this back.
     pub cool_down: Option<String>,
     /// Where the evidence lies on disk; filled by the rollback journal.
@@ -111,6 +113,7 @@ impl Evidence {
             excluded: Vec::new(),
             rivals: Vec::new(),
             unchecked: Vec::new(),
+            missed: Vec::new(),
             confidence: Confidence::Medium,
             cool_down: None,
             stored_at: None,

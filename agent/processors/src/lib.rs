@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use model::board::{Board, FINDINGS_MAX};
-use model::finding::{Burn, CallTree, Conclusion, Finding, Outcome, Regression, Shape};
+use model::finding::{Burn, CallTree, Conclusion, Finding, Lane, Outcome, Regression, Shape};
 use model::origin::Origin;
 use model::record::{Fact, Record};
 use model::request::{Ask, Request};
@@ -166,7 +166,6 @@ impl Engine {
             Fact::Config(json) => return self.configure(json),
             Fact::Mark(mark) if mark.kind == model::mark::MarkKind::Rollout && mark.rollback_of.is_none() => {
                 self.marked_mono_ns = Some(record.at.mono_ns);
-                self.asked_at = None;
             }
             _ => {}
         }
@@ -226,7 +225,11 @@ impl Engine {
             }
             _ => return None,
         };
-        let asked = self.asked_at.is_some_and(|asked| record.at.since_ns(asked) < ONE_EVENT_NS);
+        let asked = self.asked_at.is_some_and(|asked| {
+            let is_of_a_later_rollout = is_of_the_rollout(finding, before_mono_ns)
+                && self.marked_mono_ns.is_some_and(|marked| marked > asked.mono_ns);
+            record.at.since_ns(asked) < ONE_EVENT_NS && !is_of_a_later_rollout
+        });
         if target.is_empty() || asked {
             return None;
         }
@@ -260,6 +263,14 @@ fn as_tree(conclusion: &Conclusion) -> Option<&CallTree> {
 
 fn wants_profile(regression: &Regression) -> bool {
     regression.open && regression.cause.is_none() && regression.shape == Shape::Step
+}
+
+/// Whether what wants a profile can come of the last rollout: it began after that, or is missed by more than before it.
+fn is_of_the_rollout(finding: &Finding, before_mono_ns: Option<u64>) -> bool {
+    match &finding.conclusion {
+        Conclusion::Burn(burn) => matches!(burn.lane, Lane::Change { .. }),
+        _ => before_mono_ns.is_some(),
+    }
 }
 
 /// The member with the most bad events.
@@ -432,20 +443,57 @@ mod tests {
         assert_eq!(captures.len(), 1, "{captures:?}");
     }
 
+    /// States of the shop, as they are decided, from `from` on.
+    fn shop_states(
+        demo: &mut Demo,
+        seconds: std::ops::Range<u32>,
+        bad: impl Fn(f64) -> bool,
+    ) -> Vec<(u64, State)> {
+        let mut noise = Noise::new(5);
+        let mut answer = |at: f64, _: &str, _: ProbeKind| {
+            (noise.around(if bad(at) { 200.0 } else { 5.0 }, 0.2), ProbeOutcome::Ok)
+        };
+        let mut states = Vec::new();
+        for (now, number) in seconds.zip((1..=u8::MAX).cycle()) {
+            drive(now..now + 1, &mut answer, &mut |record| {
+                let decisions = demo.engine.apply(record).decisions;
+                let of_shop = decisions.iter().filter(|decision| decision.target == "shop");
+                states.extend(of_shop.map(|decision| (record.at.mono_ns / SECOND_NS, decision.state)));
+            });
+            demo.apply(&slow_call(f64::from(now) + 0.9995, "shop", "v2", number));
+        }
+        states
+    }
+
     #[test]
     fn a_rollout_into_trouble_that_was_there_neither_passes_nor_is_put_back() {
-        let mut demo = Demo::after(8);
-        let mut noise = Noise::new(5);
-        let mut answer = |_: f64, _: &str, _: ProbeKind| (noise.around(200.0, 0.2), ProbeOutcome::Ok);
-        drive(1..8, &mut answer, &mut |record| demo.apply(record));
-        demo.apply(&mark(8.0, "shop", "v2", MarkKind::Rollout));
-        drive(8..60, &mut answer, &mut |record| demo.apply(record));
-        for decision in demo.engine.decisions() {
-            let sentence = &decision.evidence.sentence;
-            assert_eq!(decision.state, State::Unknown, "{sentence}");
-            assert!(sentence.contains("before: what the rollout did"), "{sentence}");
-        }
-        assert_eq!(demo.rollbacks, []);
+        let mut demo = Demo::after(0);
+        shop_states(&mut demo, 1..240, |_| true);
+        demo.apply(&mark(240.0, "shop", "v2", MarkKind::Rollout));
+        let states = shop_states(&mut demo, 240..900, |_| true);
+        let is_held = |(_, state): &(u64, State)| *state == State::Hold;
+        let (unknown, held) = states.split_at(states.iter().position(is_held).expect("the page holds it"));
+        assert!(unknown.iter().all(|(_, state)| *state == State::Unknown), "{states:?}");
+        assert!(held.iter().all(is_held), "{states:?}");
+        let decisions = demo.engine.decisions();
+        let sentence = |target: &str| {
+            let of = decisions.iter().find(|decision| decision.target == target);
+            of.expect("a decision").evidence.sentence.clone()
+        };
+        assert!(sentence("shop").ends_with("that was so before this rollout"), "{}", sentence("shop"));
+    }
+
+    #[test]
+    fn what_was_put_back_passes_once_it_is_calm_and_not_before() {
+        let mut demo = Demo::after(0);
+        shop_states(&mut demo, 1..60, |_| false);
+        demo.apply(&mark(60.0, "shop", "v2", MarkKind::Rollout));
+        let states = shop_states(&mut demo, 60..80, |at| at > 62.0);
+        assert!(states.iter().any(|(_, state)| *state == State::Rollback), "{states:?}");
+        demo.apply(&put_back(80.0, "shop", "v1", "v2"));
+        let states = shop_states(&mut demo, 80..180, |at| at < 110.0);
+        let passed = states.iter().find(|(_, state)| *state == State::Pass).expect("recovered");
+        assert!((125..=145).contains(&passed.0), "{states:?}");
     }
 
     #[test]

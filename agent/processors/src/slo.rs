@@ -6,6 +6,7 @@
 mod burn;
 mod change;
 mod fsync;
+mod missed;
 mod series;
 #[cfg(test)]
 mod tests;
@@ -21,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::excuse::Excuses;
 use burn::TIERS;
 use change::Change;
-pub(crate) use change::Masked;
 use fsync::Fsync;
+pub(crate) use missed::Missed;
 use series::{Context, Series};
 use timeline::Timeline;
 use window::Counts;
@@ -139,6 +140,8 @@ pub struct Slo {
     series: Vec<Series>,
     fsync: Fsync,
     changes: Vec<Change>,
+    /// When something was put back last, whatever it was.
+    put_back: u64,
 }
 
 impl Slo {
@@ -151,6 +154,7 @@ impl Slo {
             series: Name::ALL.iter().map(|name| Series::new(*name, config.objective(*name))).collect(),
             fsync: Fsync::default(),
             changes: Vec::new(),
+            put_back: 0,
         }
     }
 
@@ -294,6 +298,7 @@ impl Slo {
             }
         }
         conclusions.extend(self.judge_changes(&judged, excuses));
+        self.watch_misses(&judged, excuses);
         conclusions
     }
 }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use self::target::Judged;
 use crate::excuse::Excuses;
 use crate::node::Node;
-use crate::slo::{self, Slo};
+use crate::slo::{self, Missed, Slo};
 
 /// Target of the decision about the cluster as a whole, which no marker can arm.
 pub const CLUSTER: &str = "etcd";
@@ -80,9 +80,9 @@ pub struct Verdict {
     probes: u64,
     last_probe: Option<Stamp>,
     harmless: Option<String>,
-    /// Why what a rollout did cannot be told, by target; found anew each tick.
+    /// Objectives that are missed by far; looked up at each tick.
     #[serde(skip)]
-    masked: BTreeMap<String, String>,
+    missed: Vec<Missed>,
     /// Members that run on the agent's own node.
     here: BTreeSet<String>,
     skipped: u64,
@@ -187,8 +187,7 @@ impl Verdict {
         match record.fact {
             Fact::Tick(_) => {
                 self.harmless = known.excuses.cause(record.at);
-                self.masked =
-                    known.slo.masked().map(|one| (one.target.to_owned(), evidence::masked(&one))).collect();
+                self.missed = known.slo.missed().collect();
                 self.targets.entry(CLUSTER.to_owned()).or_default();
                 self.look_at(known.node, record.at);
                 self.judge(record.at)
@@ -291,6 +290,15 @@ impl Verdict {
             .collect()
     }
 
+    /// Whether a page tells of what was so before this rollout: its own window says whether that became worse.
+    fn is_older(&self, burn: &Burn, judged: &Judged) -> bool {
+        let before = |missed: &Missed| {
+            missed.slo == burn.slo
+                && judged.marked_at.is_some_and(|marked| missed.since.mono_ns < marked.mono_ns)
+        };
+        matches!(burn.lane, Lane::Tier { .. }) && self.missed.iter().any(before)
+    }
+
     fn links_from(&self, name: &str, judged: &Judged) -> Vec<&Link> {
         self.links
             .iter()
@@ -317,7 +325,7 @@ impl Verdict {
         let burns = self.burns_against(name, judged);
         // Only an armed target can fit.
         let fits = fitting.iter().any(|fit| fit == name);
-        if fits && !burns.is_empty() {
+        if fits && burns.iter().any(|firing| !self.is_older(&firing.burn, judged)) {
             let linked = !self.links_from(name, judged).is_empty();
             let alone = fitting.len() == 1;
             let free = !self.spent(name, &judged.revision) && self.cooling(name, now).is_none();
@@ -326,7 +334,7 @@ impl Verdict {
         if !burns.is_empty() || self.voting_regressions().next().is_some() {
             return State::Hold;
         }
-        if self.is_silent(now) || self.masked.contains_key(name) {
+        if self.is_silent(now) || !self.missed.is_empty() {
             return State::Unknown;
         }
         // What has passed stays so until something is wrong: a put-back alone is no reason to know less.
@@ -340,7 +348,7 @@ impl Verdict {
     fn weigh_cluster(&self, now: Stamp) -> State {
         if self.voting_burns().next().is_some() || self.voting_regressions().next().is_some() {
             State::Hold
-        } else if self.probes >= PROBES_ENOUGH && !self.is_silent(now) && self.masked.is_empty() {
+        } else if self.probes >= PROBES_ENOUGH && !self.is_silent(now) && self.missed.is_empty() {
             State::Pass
         } else {
             State::Unknown
@@ -350,7 +358,7 @@ impl Verdict {
     /// A sent rollback stands until the burn that caused it has stopped, or nobody acted on it in time.
     fn weigh_signalled(&self, name: &str, judged: &Judged, now: Stamp) -> State {
         if self.burns_against(name, judged).is_empty() {
-            State::Pass
+            if self.missed.is_empty() { State::Pass } else { State::Unknown }
         } else if now.since_ns(judged.since) > self.config.valid_s * SECOND_NS {
             State::Hold
         } else {
@@ -428,7 +436,7 @@ fn same(known: &Decision, new: &Decision) -> bool {
         // Their figures settle within a few readings of the onset.
         && known.evidence.rivals == new.evidence.rivals
         && (known.evidence.trace_ids.is_empty() == new.evidence.trace_ids.is_empty())
-        && evidence::is_masked(&known.evidence) == evidence::is_masked(&new.evidence)
+        && known.evidence.missed == new.evidence.missed
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ const WATCHED_S: u64 = 3600;
 const HOUR_S: u64 = 3600;
 
 /// Bad events below this are an accident.
-const BAD_MIN: u64 = 5;
+pub(super) const BAD_MIN: u64 = 5;
 
 /// Burn since the marker and over its last third.
 const FACTOR: f64 = 14.4;
@@ -35,10 +35,10 @@ const FACTOR: f64 = 14.4;
 const PROBES_MIN: u64 = 20;
 
 /// None failing the test for so long after a put-back.
-const CALM_S: u64 = 15;
+pub(super) const CALM_S: u64 = 15;
 
 /// Without a put-back nobody says that the cause is gone: the lane waits longer.
-const CALM_ALONE_S: u64 = 60;
+pub(super) const CALM_ALONE_S: u64 = 60;
 
 /// While the lane waits for calm, so little evidence of badness is enough to wait on.
 const P_RESTLESS: f64 = 1e-2;
@@ -64,24 +64,6 @@ struct ChangeLane {
     before: Counts,
     /// First second since which nothing failed.
     calm_since: Option<u64>,
-    /// What would fire, had it been clean before; found anew each second.
-    #[serde(skip)]
-    masked: Option<Counts>,
-}
-
-/// A rollout after which an objective is missed by far, and was before: what it did itself cannot be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Masked<'a> {
-    /// What was rolled out.
-    pub(crate) target: &'a str,
-    /// Its revision.
-    pub(crate) revision: &'a str,
-    /// The objective.
-    pub(crate) slo: &'static str,
-    /// Bad and all events since the rollout.
-    pub(crate) since: (u64, u64),
-    /// Bad and all events of the hour before it.
-    pub(crate) before: (u64, u64),
 }
 
 impl Change {
@@ -99,28 +81,13 @@ impl Change {
 }
 
 impl Slo {
-    /// Rollouts that are neither accused nor cleared, the first objective of each that says so.
-    pub(crate) fn masked(&self) -> impl Iterator<Item = Masked<'_>> {
-        self.changes.iter().filter_map(|change| {
-            let mut lanes = change.lanes.iter();
-            let (name, since, before) =
-                lanes.find_map(|(name, lane)| lane.masked.map(|since| (name, since, lane.before)))?;
-            Some(Masked {
-                target: &change.target,
-                revision: &change.revision,
-                slo: name.as_str(),
-                since: (since.bad, since.total),
-                before: (before.bad, before.total),
-            })
-        })
-    }
-
     /// Opens, or ends, a change window.
     pub(super) fn mark(&mut self, second: u64, mark: &Mark) -> Vec<Conclusion> {
         if mark.kind != MarkKind::Rollout {
             return Vec::new();
         }
         if mark.rollback_of.is_some() {
+            self.put_back = second;
             for change in self.changes.iter_mut().filter(|change| change.target == mark.target) {
                 change.put_back.get_or_insert(second);
             }
@@ -240,7 +207,6 @@ impl ChangeLane {
     ) -> Option<Burn> {
         let to = scope.now + 1;
         let before = self.phase;
-        self.masked = None;
         if !before.fires() && (!judged || !scope.open || series.history.sum(scope.since, to).bad < BAD_MIN) {
             return None;
         }
@@ -261,10 +227,6 @@ impl ChangeLane {
             (Phase::On | Phase::Excused, Phase::Off) if restless => before,
             (_, Phase::Off) => Phase::Off,
         };
-        if scope.open && judged && !self.phase.fires() {
-            let voting = Phase::of(&weighed, |long, short| fires(budget, budget, long, short)) == Phase::On;
-            self.masked = voting.then(|| weighed.long.without(weighed.excused_long));
-        }
         (self.phase != before)
             .then(|| series.burn(scope.lane.clone(), self.phase, &weighed, context.timeline))
     }
@@ -277,16 +239,10 @@ impl ChangeLane {
         allowed: f64,
         context: Context<'_>,
     ) -> bool {
-        let to = scope.now + 1;
-        let from = to.saturating_sub(CALM_S).max(scope.put_back.unwrap_or(0));
-        let counts = series.history.sum(from, to);
-        let voting = counts.without(series.excused_in(from, to, context));
-        let failing = voting.bad > 0 && binomial::tail(voting.total, voting.bad, allowed) <= P_RESTLESS;
-        if failing || counts.total == 0 {
-            self.calm_since = None;
+        let from = (scope.now + 1).saturating_sub(CALM_S).max(scope.put_back.unwrap_or(0));
+        let Some(calm) = series.calm(&mut self.calm_since, (from, scope.now), allowed, context) else {
             return true;
-        }
-        let calm = scope.now - *self.calm_since.get_or_insert(scope.now);
+        };
         match scope.put_back {
             Some(_) => calm < CALM_S || scope.probes < PROBES_MIN,
             None => calm < CALM_ALONE_S,
@@ -294,8 +250,29 @@ impl ChangeLane {
     }
 }
 
+impl Series {
+    /// Seconds up to `now` since which nothing failed, by what is seen from `from` on; `None` while something does, or where
+    /// nothing was asked.
+    pub(super) fn calm(
+        &mut self,
+        since: &mut Option<u64>,
+        (from, now): (u64, u64),
+        allowed: f64,
+        context: Context<'_>,
+    ) -> Option<u64> {
+        let counts = self.history.sum(from, now + 1);
+        let voting = counts.without(self.excused_in(from, now + 1, context));
+        let failing = voting.bad > 0 && binomial::tail(voting.total, voting.bad, allowed) <= P_RESTLESS;
+        if failing || counts.total == 0 {
+            *since = None;
+            return None;
+        }
+        Some(now - *since.get_or_insert(now))
+    }
+}
+
 /// Enough, much more than the budget, still going on, and not by chance.
-fn fires(budget: f64, allowed: f64, long: Counts, short: Counts) -> bool {
+pub(super) fn fires(budget: f64, allowed: f64, long: Counts, short: Counts) -> bool {
     let (Some(long_ratio), Some(short_ratio)) = (long.ratio(), short.ratio()) else { return false };
     long.bad >= BAD_MIN
         && long_ratio / budget > FACTOR

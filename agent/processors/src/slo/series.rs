@@ -6,6 +6,7 @@ use model::finding::{Burn, Lane};
 use serde::{Deserialize, Serialize};
 
 use super::burn::{self, Phase};
+use super::missed::Miss;
 use super::timeline::Timeline;
 use super::window::{Counts, History};
 use super::{Name, Objective};
@@ -36,6 +37,7 @@ pub(super) struct Series {
     /// Usual seconds between results.
     pub(super) interval_s: u64,
     pub(super) tiers: [Phase; 4],
+    pub(super) miss: Miss,
 }
 
 /// What judging looks up: seconds to stamps, and who is excused.
@@ -68,6 +70,7 @@ impl Series {
             last_excuse: None,
             interval_s: 0,
             tiers: [Phase::Off; 4],
+            miss: Miss::default(),
         }
     }
 

@@ -15,11 +15,13 @@ struct Watch {
     slo: Slo,
     excuses: Excuses,
     burns: Vec<(u64, Burn)>,
+    /// (second, objectives that are missed by far), each time that changes.
+    missed: Vec<(u64, Vec<&'static str>)>,
 }
 
 impl Watch {
     fn new(config: &Config) -> Watch {
-        Watch { slo: Slo::new(config), excuses: Excuses::default(), burns: Vec::new() }
+        Watch { slo: Slo::new(config), excuses: Excuses::default(), burns: Vec::new(), missed: Vec::new() }
     }
 
     /// The demo's configuration: the write limit at 32 ms.
@@ -34,6 +36,10 @@ impl Watch {
             if let Conclusion::Burn(burn) = conclusion {
                 self.burns.push((record.at.mono_ns / 1_000_000_000, burn));
             }
+        }
+        let missed: Vec<_> = self.slo.missed().map(|missed| missed.slo).collect();
+        if missed != *self.missed.last().map_or(&Vec::new(), |(_, missed)| missed) {
+            self.missed.push((record.at.mono_ns / 1_000_000_000, missed));
         }
     }
 
@@ -169,6 +175,8 @@ fn a_put_back_arms_nothing_and_lets_it_pass_again() {
     let (stopped, burn) = watch.first(is_change, "write", false).unwrap();
     assert!((107..=125).contains(stopped), "{stopped}");
     assert!(!burn.votes && burn.excused.is_none());
+    let [.., (over, missed)] = watch.missed.as_slice() else { panic!("missed by far meanwhile") };
+    assert!((107..=125).contains(over) && missed.is_empty(), "{:?}", watch.missed);
     // The tiers page by their own arithmetic; the change lane tells each transition once.
     let changes = watch.burns.iter().filter(|(_, burn)| is_change(&burn.lane) && burn.slo == "write").count();
     assert_eq!(changes, 2);
@@ -205,6 +213,7 @@ fn restart(away_s: f64, planned: bool) -> Watch {
 fn a_planned_restart_costs_budget_and_does_not_vote() {
     let watch = restart(12.0, true);
     assert_eq!(watch.votes(), 0, "{:?}", watch.burns);
+    assert_eq!(watch.missed, [], "what is excused is not missed");
     let bad: u64 = watch.slo.board().iter().filter(|slo| slo.name == "availability").map(|slo| slo.bad).sum();
     assert!(bad >= 10, "{bad} bad events cost budget");
     let (_, burn) = watch.first(is_change, "availability", true).unwrap();
@@ -223,6 +232,8 @@ fn a_member_that_does_not_come_back_in_time_votes() {
         let watch = restart(90.0, planned);
         let voted = watch.burns.iter().find(|(_, burn)| burn.votes).unwrap();
         assert!((130..=135).contains(&voted.0), "{voted:?}");
+        let (missed_at, _) = &watch.missed[0];
+        assert!((130..=135).contains(missed_at), "{:?}", watch.missed);
     }
 }
 
@@ -502,11 +513,29 @@ fn what_was_bad_before_the_rollout_is_not_its_fault() {
     watch.feed(&mark(600.0, "shop", "v2", MarkKind::Rollout));
     watch.run(600..700, &mut |_, _, kind| incident(&mut noise, kind));
     assert_eq!(changes(&watch), Vec::new());
-    let Some(masked) = watch.slo.masked().next() else { panic!("nor is it cleared") };
-    assert_eq!((masked.target, masked.revision), ("shop", "v2"));
-    assert!(masked.since.0 >= 5 && masked.before.0 > masked.since.0, "{masked:?}");
-    watch.run(700..1_000, &mut |_, _, kind| healthy(&mut noise, kind));
-    assert_eq!(watch.slo.masked().next(), None, "once all is well there is nothing to tell");
+}
+
+#[test]
+fn what_is_missed_by_far_is_so_within_seconds_and_until_it_was_calm_for_a_minute() {
+    let mut watch = Watch::demo();
+    let mut noise = Noise::new(23);
+    watch.run(0..600, &mut |_, _, kind| healthy(&mut noise, kind));
+    assert_eq!(watch.missed, []);
+    // One in six is as bad as a page wants it; nothing of that may look like an end.
+    let mut count = 0;
+    watch.run(600..900, &mut |_, _, kind| {
+        count += usize::from(kind == ProbeKind::LeaseGrant);
+        if kind == ProbeKind::LeaseGrant && count.is_multiple_of(4) {
+            (100.0, ProbeOutcome::Ok)
+        } else {
+            healthy(&mut noise, kind)
+        }
+    });
+    let [(began, missed)] = watch.missed.as_slice() else { panic!("{:?}", watch.missed) };
+    assert!((615..660).contains(began) && missed == &["write"], "{:?}", watch.missed);
+    watch.run(900..1_000, &mut |_, _, kind| healthy(&mut noise, kind));
+    let [_, (over, missed)] = watch.missed.as_slice() else { panic!("{:?}", watch.missed) };
+    assert!((955..=980).contains(over) && missed.is_empty(), "{:?}", watch.missed);
 }
 
 #[test]

@@ -7,10 +7,6 @@ use model::verdict::{Decision, Evidence, ProfileState, State};
 use super::target::Judged;
 use super::{CLUSTER, PROBES_ENOUGH, SILENT_NS, Verdict};
 use crate::alarms::figures;
-use crate::slo::Masked;
-
-/// The end of the sentence about a rollout that found things as bad.
-const UNTOLD: &str = "what the rollout did cannot be told";
 
 /// Regressions, burns and alarms quoted in one piece of evidence: a person reads a handful.
 const QUOTED_MAX: usize = 8;
@@ -70,6 +66,7 @@ impl Verdict {
         if matches!(state, State::Hold | State::Rollback) {
             self.name_rivals(judged, &mut evidence);
         }
+        evidence.missed = self.missed.iter().map(|missed| missed.slo.to_owned()).collect();
         evidence.alarms = self.alarms.values().take(QUOTED_MAX).cloned().collect();
         evidence.burn = burns;
         evidence.regressions = regressions;
@@ -82,7 +79,10 @@ impl Verdict {
             State::Unknown if self.last_probe.is_some() && self.is_silent(now) => {
                 format!("{name}: no probe was answered or failed for {} s", SILENT_NS / SECOND_NS)
             }
-            State::Unknown if let Some(why) = self.masked_for(name) => format!("{name}: {why}"),
+            State::Unknown if let Some(missed) = self.missed.first() => format!(
+                "{name}: nothing passes while {} is missed by far, {} of {} bad in the last minute",
+                missed.slo, missed.bad, missed.total
+            ),
             State::Unknown => format!(
                 "{name}: too little is known yet, {} of {PROBES_ENOUGH} probes have come",
                 if name == CLUSTER { self.probes } else { judged.probes }.min(PROBES_ENOUGH)
@@ -93,7 +93,7 @@ impl Verdict {
             ),
             State::Hold => {
                 let why = self.alarmed().or_else(|| {
-                    worst(burns).map(|burn| format!("{}{}", told(burn), self.held_by(name, judged)))
+                    worst(burns).map(|burn| format!("{}{}", told(burn), self.held_by(name, judged, burns)))
                 });
                 let why = why.unwrap_or_else(|| "a regression is open".to_owned());
                 format!("{name}: start no further step, {why}")
@@ -104,12 +104,6 @@ impl Verdict {
                 format!("{name}: put {previous} back for {revision}{since}")
             }
         }
-    }
-
-    /// Why it is not told whether a rollout, of this target or for the cluster of any, made things worse.
-    fn masked_for(&self, name: &str) -> Option<&str> {
-        let mut masked = self.masked.iter().filter(|(target, _)| name == CLUSTER || *target == name);
-        masked.next().map(|(_, why)| why.as_str())
     }
 
     /// The alarm that holds, with its figures, and how many more there are.
@@ -124,13 +118,15 @@ impl Verdict {
         Some(format!("{}{figures}{more}", first.sentence))
     }
 
-    fn held_by(&self, name: &str, judged: &Judged) -> &'static str {
+    fn held_by(&self, name: &str, judged: &Judged, burns: &[Burn]) -> &'static str {
         if judged.marked_at.is_none() || name == CLUSTER {
             "; no rollout marker fits, so nothing is rolled back"
         } else if judged.put_back.is_some() {
             "; what serves now was put back, and a put-back is never rolled back"
         } else if self.spent(name, &judged.revision) {
             "; this revision has had its one rollback signal"
+        } else if burns.iter().filter(|burn| burn.votes).all(|burn| self.is_older(burn, judged)) {
+            "; that was so before this rollout"
         } else if self.links_from(name, judged).is_empty() {
             "; no caller or log line leads from it to etcd"
         } else {
@@ -178,20 +174,6 @@ impl Verdict {
         }
         unchecked
     }
-}
-
-/// Why nothing is said of a rollout that found things as bad.
-pub(super) fn masked(masked: &Masked<'_>) -> String {
-    let Masked { target, revision, slo, since, before } = masked;
-    format!(
-        "{slo} is bad, {} of {} since {target} {revision} was rolled out, but was {} of {} before: {UNTOLD}",
-        since.0, since.1, before.0, before.1
-    )
-}
-
-/// Whether that is what the evidence says.
-pub(super) fn is_masked(evidence: &Evidence) -> bool {
-    evidence.sentence.ends_with(UNTOLD)
 }
 
 fn concerns(burn: &Burn, name: &str) -> bool {

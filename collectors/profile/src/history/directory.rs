@@ -51,10 +51,8 @@ pub(super) struct Directory {
 }
 
 impl Drop for Directory {
-    /// Lets the directory go at once, whatever child just forked has the lock's file until it has become its program.
     fn drop(&mut self) {
-        // Where that fails it is let go with its last holder.
-        let _unlocked = self.lock.as_ref().map(File::unlock);
+        self.let_go();
     }
 }
 
@@ -85,6 +83,12 @@ impl Directory {
         Ok(())
     }
 
+    /// Lets the directory go at once, whatever child just forked has the lock's file until it has become its program.
+    fn let_go(&mut self) {
+        // Where that fails it is let go with its last holder.
+        let _unlocked = self.lock.take().map(|lock| lock.unlock());
+    }
+
     /// Writes what waits of this segment, removing old ones where it must.
     pub(super) fn write(
         &mut self,
@@ -97,7 +101,7 @@ impl Directory {
         }
         if segment.is_removed() {
             // The lock may be gone with it, and another writer may come: begin again from the directory on.
-            self.lock = None;
+            self.let_go();
             return Err(Trouble::Removed);
         }
         let more = wide(segment.unwritten().1.len());
