@@ -59,16 +59,22 @@ impl Story {
             .collect();
         self.excuses.observe(&record);
         self.node.observe(&record);
+        drop(self.slo.observe(&record, &self.excuses));
         let known = Known { excuses: &self.excuses, node: &self.node, slo: &self.slo };
         self.told.extend(self.verdict.observe(&record, &findings, known).decisions);
     }
 
     /// A probe and a tick each second.
     fn run(&mut self, seconds: u64) {
+        self.run_at(seconds, 1);
+    }
+
+    /// The same, each probe of so many milliseconds.
+    fn run_at(&mut self, seconds: u64, latency_ms: u64) {
         for _ in 0..seconds {
             self.now_s += 1;
-            let probe =
-                Probe { kind: ProbeKind::LeaseGrant, latency_ns: 1_000_000, outcome: ProbeOutcome::Ok };
+            let latency_ns = latency_ms * 1_000_000;
+            let probe = Probe { kind: ProbeKind::LeaseGrant, latency_ns, outcome: ProbeOutcome::Ok };
             self.see(Fact::Probe(probe), Vec::new());
             self.see(Fact::Tick(Tick::default()), Vec::new());
         }
@@ -515,4 +521,19 @@ fn members_of_other_nodes_are_not_checked() {
         "{:?}",
         evidence.unchecked
     );
+}
+
+/// The change window compares with what was before the rollout, and a target that was bad then is bad again when it is over.
+#[test]
+fn a_burn_that_is_over_is_no_recovery_while_the_objective_is_missed() {
+    let mut story = Story::begin();
+    story.bad_rollout("v2");
+    story.run_at(10, 900);
+    story.regression(false, None);
+    story.burn("v2", false, true);
+    assert_eq!((story.state(ORDERS), story.state(CLUSTER)), (State::Unknown, State::Unknown));
+    assert!(story.evidence().sentence.contains("write is missed by far"), "{}", story.evidence().sentence);
+    assert_eq!(story.evidence().missed, ["write"]);
+    story.run(80);
+    assert_eq!((story.state(ORDERS), story.state(CLUSTER)), (State::Pass, State::Pass));
 }
