@@ -11,7 +11,7 @@ use harness::{
         Collector, Kind,
         written::{Item, Written},
     },
-    daemon::{self, Daemon, Seat},
+    daemon::{self, CALM, Daemon, Seat},
     etcd::{Member, Options, Version},
     incident::Incident,
     process::wait_until,
@@ -200,7 +200,7 @@ fn everything_arrives(name: &str, wires: [Wire; 4]) -> Result<()> {
     let mut written = stage.written();
     stage.incident.play(|| {
         stage.seat.mark(&["--target", "orders", "--revision", "v1"])?;
-        agent.wait_for("pass for v1", SOON, |board| {
+        agent.wait_for("pass for v1", CALM, |board| {
             (daemon::decision(board, "orders")?["state"] == "pass").then_some(())
         })?;
         probes_are_told(&agent, &stage, &mut written)?;

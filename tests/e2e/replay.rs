@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 use harness::{
     agent::Finished,
-    daemon::{self, Seat},
+    daemon::{self, CALM, Seat},
     etcd::Version,
     incident::Incident,
 };
@@ -35,8 +35,9 @@ fn record(seat: &Seat) -> Result<Value> {
     };
     let mut last = Value::Null;
     incident.play(|| {
+        agent.wait_for("fast writes", CALM, daemon::writes_are_fast)?;
         seat.mark(&["--target", "orders", "--revision", "v1"])?;
-        agent.wait_for("pass for v1", SOON, is("pass"))?;
+        agent.wait_for("pass for v1", CALM, is("pass"))?;
         agent.wait_for("a baseline of writes", SOON, daemon::has_baseline_of_writes)?;
         seat.mark(&["--target", "orders", "--revision", "v2"])?;
         incident.turn_bad();

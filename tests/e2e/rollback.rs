@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use harness::{
-    daemon::{self, Daemon, Seat},
+    daemon::{self, CALM, Daemon, Seat, writes_are_fast},
     etcd::Version,
     incident::Incident,
     process::wait_until,
@@ -34,11 +34,6 @@ verdict: { enforce: true }
 
 /// Twice the demo's: a busy host keeps below it for most writes, and a stall of the incident does not.
 const WRITE_LIMIT_MS: u32 = 64;
-
-/// A rollout is judged against the time before it, and members that have just started are slow on a busy host: were that all
-/// there is of v1, its slow writes would be what is usual. So there are some, and at most one in so many is slow.
-const WRITES_BEFORE: u64 = 6;
-const FAST_OF: u64 = 5;
 
 struct Stage {
     incident: Incident,
@@ -71,15 +66,12 @@ rollback:
 
     /// v1 for long enough that `pass` means something, then v2.
     fn roll_out(&self, agent: &Daemon) -> Result<()> {
+        agent.wait_for("fast writes", CALM, writes_are_fast)?;
         self.seat.mark(&["--target", "orders", "--revision", "v1"])?;
-        agent.wait_for("pass for v1", SOON, |board| {
+        agent.wait_for("pass for v1", CALM, |board| {
             (daemon::decision(board, "orders")?["state"] == "pass").then_some(())
         })?;
-        agent.wait_for("writes that are fast under v1", SOON, |board| {
-            let write = board["slos"].as_array()?.iter().find(|slo| slo["name"] == "write")?;
-            let (bad, total) = (write["bad"].as_u64()?, write["total"].as_u64()?);
-            (total >= WRITES_BEFORE && bad * FAST_OF <= total).then_some(())
-        })?;
+        agent.wait_for("writes that are fast under v1", CALM, writes_are_fast)?;
         ensure!(self.hook.received().is_empty(), "a signal without trouble");
         self.seat.mark(&["--target", "orders", "--revision", "v2"])?;
         self.incident.turn_bad();

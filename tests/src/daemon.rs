@@ -269,6 +269,21 @@ pub fn probes(board: &Value, name: &str, kind: &str) -> Option<(u64, u64)> {
     Some((of_kind.get("n")?.as_u64()?, of_kind.get("failed")?.as_u64()?))
 }
 
+/// For a host that is busy for a while: nothing passes until it was calm for a minute.
+pub const CALM: Duration = Duration::from_secs(180);
+
+/// Whether writes are fast: there are some, and at most one in five is slow.
+///
+/// Members that have just started are slow on a busy host. A rollout is judged against the time before it: were that all there
+/// is, slow writes would be what is usual, and v1 be blamed for them.
+pub fn writes_are_fast(board: &Value) -> Option<()> {
+    const SOME: u64 = 6;
+    const FAST_OF: u64 = 5;
+    let write = board.get("slos")?.as_array()?.iter().find(|slo| slo["name"] == "write")?;
+    let (bad, total) = (write["bad"].as_u64()?, write["total"].as_u64()?);
+    (total >= SOME && bad * FAST_OF <= total).then_some(())
+}
+
 /// Whether a change of write latency can be told by now: from a baseline of a dozen probes at each of the three members.
 pub fn has_baseline_of_writes(board: &Value) -> Option<()> {
     /// What the detector needs, and two.
