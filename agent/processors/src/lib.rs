@@ -226,9 +226,8 @@ impl Engine {
             _ => return None,
         };
         let asked = self.asked_at.is_some_and(|asked| {
-            let is_of_a_later_rollout = is_of_the_rollout(finding, before_mono_ns)
-                && self.marked_mono_ns.is_some_and(|marked| marked > asked.mono_ns);
-            record.at.since_ns(asked) < ONE_EVENT_NS && !is_of_a_later_rollout
+            record.at.since_ns(asked) < ONE_EVENT_NS
+                && rollout_of(finding, before_mono_ns).is_none_or(|marked| marked <= asked.mono_ns)
         });
         if target.is_empty() || asked {
             return None;
@@ -265,11 +264,11 @@ fn wants_profile(regression: &Regression) -> bool {
     regression.open && regression.cause.is_none() && regression.shape == Shape::Step
 }
 
-/// Whether what wants a profile can come of the last rollout: it began after that, or is missed by more than before it.
-fn is_of_the_rollout(finding: &Finding, before_mono_ns: Option<u64>) -> bool {
+/// The marker of the rollout that what wants a profile may come of.
+fn rollout_of(finding: &Finding, before_mono_ns: Option<u64>) -> Option<u64> {
     match &finding.conclusion {
-        Conclusion::Burn(burn) => matches!(burn.lane, Lane::Change { .. }),
-        _ => before_mono_ns.is_some(),
+        Conclusion::Burn(burn) => matches!(burn.lane, Lane::Change { .. }).then_some(burn.since.mono_ns),
+        _ => before_mono_ns,
     }
 }
 
@@ -484,6 +483,26 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_outlives_older_trouble_puts_nothing_back() {
+        let mut demo = Demo::after(0);
+        shop_states(&mut demo, 1..240, |_| true);
+        demo.apply(&mark(240.0, "shop", "v2", MarkKind::Rollout));
+        let states = shop_states(&mut demo, 240..1_200, |at| at < 560.0);
+        assert!(states.iter().any(|(second, state)| *second > 560 && *state == State::Hold), "{states:?}");
+        assert!(states.iter().all(|(_, state)| *state != State::Rollback), "{states:?}");
+        assert!(states.last().is_some_and(|(_, state)| *state == State::Pass), "{states:?}");
+    }
+
+    #[test]
+    fn a_clean_time_before_older_trouble_does_not_make_it_the_rollouts() {
+        let mut demo = Demo::after(0);
+        shop_states(&mut demo, 1..1_500, |at| at > 800.0);
+        demo.apply(&mark(1_500.0, "shop", "v2", MarkKind::Rollout));
+        let states = shop_states(&mut demo, 1_500..1_900, |_| true);
+        assert!(states.iter().all(|(_, state)| *state == State::Hold), "{states:?}");
+    }
+
+    #[test]
     fn what_was_put_back_passes_once_it_is_calm_and_not_before() {
         let mut demo = Demo::after(0);
         shop_states(&mut demo, 1..60, |_| false);
@@ -494,6 +513,14 @@ mod tests {
         let states = shop_states(&mut demo, 80..180, |at| at < 110.0);
         let passed = states.iter().find(|(_, state)| *state == State::Pass).expect("recovered");
         assert!((125..=145).contains(&passed.0), "{states:?}");
+        // And where the put-back ends it, as soon as its window says so: nothing is unknown in between.
+        demo.apply(&mark(180.0, "shop", "v3", MarkKind::Rollout));
+        shop_states(&mut demo, 180..220, |at| at > 182.0);
+        demo.apply(&put_back(220.0, "shop", "v1", "v3"));
+        let states = shop_states(&mut demo, 220..280, |_| false);
+        assert!(states.iter().all(|(_, state)| *state != State::Unknown), "{states:?}");
+        let passed = states.iter().find(|(_, state)| *state == State::Pass).expect("recovered");
+        assert!((235..=245).contains(&passed.0), "{states:?}");
     }
 
     #[test]

@@ -140,8 +140,6 @@ pub struct Slo {
     series: Vec<Series>,
     fsync: Fsync,
     changes: Vec<Change>,
-    /// When something was put back last, whatever it was.
-    put_back: u64,
 }
 
 impl Slo {
@@ -154,7 +152,6 @@ impl Slo {
             series: Name::ALL.iter().map(|name| Series::new(*name, config.objective(*name))).collect(),
             fsync: Fsync::default(),
             changes: Vec::new(),
-            put_back: 0,
         }
     }
 
@@ -199,6 +196,9 @@ impl Slo {
             }
             Fact::Mark(mark) => self.mark(second, mark),
             Fact::Tick(_) => {
+                if second > self.now.saturating_add(change::CALM_S) {
+                    self.series.iter_mut().for_each(|series| series.miss.unseen());
+                }
                 self.now = second;
                 self.judge(excuses)
             }

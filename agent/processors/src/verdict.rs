@@ -93,6 +93,8 @@ pub struct Verdict {
 struct Firing {
     burn: Burn,
     at: Stamp,
+    /// Since when its objective was missed by far while it fired.
+    missed_since: Option<Stamp>,
 }
 
 /// An open regression and the member it was seen at.
@@ -188,6 +190,7 @@ impl Verdict {
             Fact::Tick(_) => {
                 self.harmless = known.excuses.cause(record.at);
                 self.missed = known.slo.missed().collect();
+                self.date_burns();
                 self.targets.entry(CLUSTER.to_owned()).or_default();
                 self.look_at(known.node, record.at);
                 self.judge(record.at)
@@ -240,7 +243,7 @@ impl Verdict {
             let recent = marked.mono_ns.saturating_sub(RECENT_NS)..marked.mono_ns;
             let began_before =
                 self.voting_regressions().any(|opened| recent.contains(&opened.regression.onset.mono_ns));
-            let onset = self.onset_since(marked);
+            let onset = self.onset(judged);
             now.since_ns(marked) <= window_ns
                 && !began_before
                 && onset.is_some_and(|onset| onset.since_ns(marked) <= onset_max_ns)
@@ -252,12 +255,14 @@ impl Verdict {
             .collect()
     }
 
-    /// First sign of the trouble that is open, looking back no further than `from`: the earliest onset of a voting
-    /// regression, or the first voting burn.
-    fn onset_since(&self, from: Stamp) -> Option<Stamp> {
+    /// First sign of the trouble that is open, looking back no further than to the rollout: the earliest onset of a voting
+    /// regression, or the first voting burn that is not about what was so before.
+    fn onset(&self, judged: &Judged) -> Option<Stamp> {
+        let from = judged.armed().unwrap_or_default();
         let regressions = self.voting_regressions().map(|opened| opened.regression.onset);
-        let burns = self.voting_burns().map(|firing| firing.at);
-        regressions.chain(burns).filter(|onset| onset.mono_ns >= from.mono_ns).min()
+        let burns = self.voting_burns().filter(|firing| !Verdict::is_older(firing, judged));
+        let onsets = regressions.chain(burns.map(|firing| firing.at));
+        onsets.filter(|onset| onset.mono_ns >= from.mono_ns).min()
     }
 
     fn is_silent(&self, now: Stamp) -> bool {
@@ -290,13 +295,18 @@ impl Verdict {
             .collect()
     }
 
+    /// Notes since when what burns was missed; a page outlives that.
+    fn date_burns(&mut self) {
+        for firing in self.burning.values_mut() {
+            let of_it = self.missed.iter().find(|missed| missed.slo == firing.burn.slo);
+            firing.missed_since = firing.missed_since.or(of_it.map(|missed| missed.since));
+        }
+    }
+
     /// Whether a page tells of what was so before this rollout: its own window says whether that became worse.
-    fn is_older(&self, burn: &Burn, judged: &Judged) -> bool {
-        let before = |missed: &Missed| {
-            missed.slo == burn.slo
-                && judged.marked_at.is_some_and(|marked| missed.since.mono_ns < marked.mono_ns)
-        };
-        matches!(burn.lane, Lane::Tier { .. }) && self.missed.iter().any(before)
+    fn is_older(firing: &Firing, judged: &Judged) -> bool {
+        let is_before = |since: Stamp| judged.marked_at.is_some_and(|marked| since.mono_ns < marked.mono_ns);
+        matches!(firing.burn.lane, Lane::Tier { .. }) && firing.missed_since.is_some_and(is_before)
     }
 
     fn links_from(&self, name: &str, judged: &Judged) -> Vec<&Link> {
@@ -325,7 +335,7 @@ impl Verdict {
         let burns = self.burns_against(name, judged);
         // Only an armed target can fit.
         let fits = fitting.iter().any(|fit| fit == name);
-        if fits && burns.iter().any(|firing| !self.is_older(&firing.burn, judged)) {
+        if fits && burns.iter().any(|firing| !Verdict::is_older(firing, judged)) {
             let linked = !self.links_from(name, judged).is_empty();
             let alone = fitting.len() == 1;
             let free = !self.spent(name, &judged.revision) && self.cooling(name, now).is_none();

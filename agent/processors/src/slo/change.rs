@@ -60,7 +60,7 @@ pub(super) struct Change {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct ChangeLane {
     phase: Phase,
-    /// The hour before the marker.
+    /// The hour before the marker, or what of it was missed by far up to that.
     before: Counts,
     /// First second since which nothing failed.
     calm_since: Option<u64>,
@@ -87,9 +87,10 @@ impl Slo {
             return Vec::new();
         }
         if mark.rollback_of.is_some() {
-            self.put_back = second;
             for change in self.changes.iter_mut().filter(|change| change.target == mark.target) {
                 change.put_back.get_or_insert(second);
+                let blamed = |series: &&mut Series| change.phase(series.name).fires();
+                self.series.iter_mut().filter(blamed).for_each(|series| series.miss.put_back(second));
             }
             self.changes.retain(|change| change.put_back.is_none() || change.fires());
             return Vec::new();
@@ -107,7 +108,9 @@ impl Slo {
         }
         let hour = second.saturating_sub(HOUR_S);
         let lane = |series: &Series| {
-            (series.name, ChangeLane { before: series.history.sum(hour, second), ..ChangeLane::default() })
+            // What is missed by far already is compared with what it is since then, not with the good time before.
+            let from = series.miss.since.map_or(hour, |since| since.max(hour));
+            (series.name, ChangeLane { before: series.history.sum(from, second), ..ChangeLane::default() })
         };
         self.changes.push(Change {
             target: mark.target.clone(),
@@ -240,9 +243,11 @@ impl ChangeLane {
         context: Context<'_>,
     ) -> bool {
         let from = (scope.now + 1).saturating_sub(CALM_S).max(scope.put_back.unwrap_or(0));
-        let Some(calm) = series.calm(&mut self.calm_since, (from, scope.now), allowed, context) else {
+        if series.is_failing((from, scope.now + 1), allowed, context) != Some(false) {
+            self.calm_since = None;
             return true;
-        };
+        }
+        let calm = scope.now - *self.calm_since.get_or_insert(scope.now);
         match scope.put_back {
             Some(_) => calm < CALM_S || scope.probes < PROBES_MIN,
             None => calm < CALM_ALONE_S,
@@ -251,23 +256,17 @@ impl ChangeLane {
 }
 
 impl Series {
-    /// Seconds up to `now` since which nothing failed, by what is seen from `from` on; `None` while something does, or where
-    /// nothing was asked.
-    pub(super) fn calm(
+    /// Whether something failed, by more than chance would have it; `None` where nothing was asked.
+    pub(super) fn is_failing(
         &mut self,
-        since: &mut Option<u64>,
-        (from, now): (u64, u64),
+        (from, to): (u64, u64),
         allowed: f64,
         context: Context<'_>,
-    ) -> Option<u64> {
-        let counts = self.history.sum(from, now + 1);
-        let voting = counts.without(self.excused_in(from, now + 1, context));
-        let failing = voting.bad > 0 && binomial::tail(voting.total, voting.bad, allowed) <= P_RESTLESS;
-        if failing || counts.total == 0 {
-            *since = None;
-            return None;
-        }
-        Some(now - *since.get_or_insert(now))
+    ) -> Option<bool> {
+        let counts = self.history.sum(from, to);
+        let voting = counts.without(self.excused_in(from, to, context));
+        let is_failing = voting.bad > 0 && binomial::tail(voting.total, voting.bad, allowed) <= P_RESTLESS;
+        (counts.total > 0).then_some(is_failing)
     }
 }
 

@@ -8,24 +8,39 @@ use serde::{Deserialize, Serialize};
 
 use super::change::{BAD_MIN, CALM_ALONE_S, CALM_S, fires};
 use super::series::{Context, Series};
+use super::window::Counts;
 use super::{Name, Slo};
 use crate::excuse::Excuses;
 
 /// It begins within so long: what is older has its tiers.
 const LATELY_S: u64 = 60;
 
-/// By then it is known whether a restart is to blame for how it began.
+/// By then it is known whether a restart is to blame for how it began; without any answer for so long it is not `at present`.
 const SETTLED_S: u64 = 300;
 
 /// Whether one objective is missed by far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Miss {
-    /// The first bad second of it.
-    since: Option<u64>,
-    /// First second since which nothing failed.
+    /// The second by which enough was bad.
+    pub(super) since: Option<u64>,
+    /// First second since which nothing is known to have failed.
     calm_since: Option<u64>,
+    /// When the rollout that its change window blames was put back.
+    put_back: Option<u64>,
     /// When the last one was over: what lies before is done with.
     over: u64,
+}
+
+impl Miss {
+    /// What is blamed for it was put back.
+    pub(super) fn put_back(&mut self, second: u64) {
+        self.put_back.get_or_insert(second);
+    }
+
+    /// The agent was away: nobody saw whether it was calm.
+    pub(super) fn unseen(&mut self) {
+        self.calm_since = None;
+    }
 }
 
 /// An objective that is missed by far.
@@ -33,7 +48,7 @@ pub(super) struct Miss {
 pub(crate) struct Missed {
     /// The objective.
     pub(crate) slo: &'static str,
-    /// The first bad second of it.
+    /// When enough was bad.
     pub(crate) since: Stamp,
     /// Bad events of the last minute.
     pub(crate) bad: u64,
@@ -61,7 +76,7 @@ impl Slo {
         let context = Context { timeline: &self.timeline, excuses };
         for series in &mut self.series {
             series.miss = if judged.contains(&series.name) {
-                series.look_for_a_miss((self.now, self.put_back), context)
+                series.look_for_a_miss(self.now, context)
             } else {
                 Miss::default()
             };
@@ -70,33 +85,66 @@ impl Slo {
 }
 
 impl Series {
-    fn look_for_a_miss(&mut self, (now, put_back): (u64, u64), context: Context<'_>) -> Miss {
+    fn look_for_a_miss(&mut self, now: u64, context: Context<'_>) -> Miss {
         let (to, budget) = (now + 1, self.objective.budget());
         let mut miss = self.miss;
-        let over = Miss { over: to, ..Miss::default() };
         let Some(since) = miss.since else {
             let from = to.saturating_sub(LATELY_S).max(miss.over);
-            let counts = self.history.sum(from, to);
             // A budget that is whole asks for no excuses: most objectives, most of the time.
-            if counts.bad >= BAD_MIN {
-                let voting = counts.without(self.excused_in(from, to, context));
-                if fires(budget, budget, voting, voting) {
-                    miss.since = self.history.bad_seconds(from, to).map(|(second, ..)| second).min();
-                }
+            let is_missed = self.history.sum(from, to).bad >= BAD_MIN && {
+                let voting = self.voting((from, to), context);
+                fires(budget, budget, voting, voting)
+            };
+            if is_missed {
+                miss = Miss {
+                    since: self.enough_bad_by((from, to), context),
+                    over: miss.over,
+                    ..Miss::default()
+                };
             }
             return miss;
         };
-        if now.saturating_sub(since) <= SETTLED_S {
-            let until = to.min(since.saturating_add(LATELY_S));
-            let voting = self.history.sum(since, until).without(self.excused_in(since, until, context));
-            // What turns out excused is over at once.
-            if voting.bad < BAD_MIN {
-                return over;
-            }
+        let is_put_back = miss.put_back.is_some();
+        let from = to.saturating_sub(CALM_S).max(miss.put_back.unwrap_or(0));
+        match self.is_failing((from, to), budget, context) {
+            Some(true) => miss.calm_since = None,
+            // Where little is asked, a while without an answer is no news.
+            Some(false) | None => _ = miss.calm_since.get_or_insert(now),
         }
-        // As for a lane: where something was put back, the cause is gone; else nobody says so.
-        let enough = if put_back >= since { CALM_S } else { CALM_ALONE_S };
-        let calm = self.calm(&mut miss.calm_since, (to.saturating_sub(CALM_S), now), budget, context);
-        if calm.is_some_and(|calm| calm >= enough) { over } else { miss }
+        let is_calm = miss.calm_since.is_some_and(|calm_since| {
+            // As for a lane: what was put back takes its cause along; else nobody says that it is gone.
+            let enough = if is_put_back { CALM_S } else { CALM_ALONE_S };
+            now - calm_since >= enough && self.history.sum(calm_since, to).total > 0
+        });
+        let lately = self.voting((to.saturating_sub(LATELY_S), to), context);
+        let goes_on = !is_put_back && fires(budget, budget, lately, lately);
+        if (is_calm && !goes_on) || self.is_past((since, now), miss.over, context) {
+            Miss { over: to, ..Miss::default() }
+        } else {
+            miss
+        }
+    }
+
+    /// Whether what began at `since` turned out to be excused, or nothing was asked for so long that it tells nothing of now.
+    fn is_past(&mut self, (since, now): (u64, u64), over: u64, context: Context<'_>) -> bool {
+        let to = now + 1;
+        if now.saturating_sub(since) > SETTLED_S {
+            return self.history.sum(to.saturating_sub(SETTLED_S), to).total == 0;
+        }
+        let from = (since + 1).saturating_sub(LATELY_S).max(over);
+        self.voting((from, since + 1), context).bad < BAD_MIN
+    }
+
+    /// The second by which enough was bad.
+    fn enough_bad_by(&mut self, (from, to): (u64, u64), context: Context<'_>) -> Option<u64> {
+        let mut bad = 0;
+        (from..to).find(|second| {
+            bad += self.voting((*second, second + 1), context).bad;
+            bad >= BAD_MIN
+        })
+    }
+
+    fn voting(&mut self, (from, to): (u64, u64), context: Context<'_>) -> Counts {
+        self.history.sum(from, to).without(self.excused_in(from, to, context))
     }
 }

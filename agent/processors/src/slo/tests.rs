@@ -521,7 +521,7 @@ fn what_is_missed_by_far_is_so_within_seconds_and_until_it_was_calm_for_a_minute
     let mut noise = Noise::new(23);
     watch.run(0..600, &mut |_, _, kind| healthy(&mut noise, kind));
     assert_eq!(watch.missed, []);
-    // One in six is as bad as a page wants it; nothing of that may look like an end.
+    // One write in four is late: nothing of that may look like an end.
     let mut count = 0;
     watch.run(600..900, &mut |_, _, kind| {
         count += usize::from(kind == ProbeKind::LeaseGrant);
@@ -536,6 +536,32 @@ fn what_is_missed_by_far_is_so_within_seconds_and_until_it_was_calm_for_a_minute
     watch.run(900..1_000, &mut |_, _, kind| healthy(&mut noise, kind));
     let [_, (over, missed)] = watch.missed.as_slice() else { panic!("{:?}", watch.missed) };
     assert!((955..=980).contains(over) && missed.is_empty(), "{:?}", watch.missed);
+}
+
+/// Availability of one member that is asked each `every_s`, as seldom as a page may be scraped: half is bad up to 4,200 s, and
+/// all is well after that, or nothing is asked any more.
+fn asked_seldom(every_s: u64, goes_on: bool) -> Watch {
+    let mut watch = Watch::demo();
+    for now in 3_600..5_000_u64 {
+        let bad = if now < 4_200 { 10 } else { 0 };
+        if now.is_multiple_of(every_s) && (bad > 0 || goes_on) {
+            watch.slo.series[0].add(now, "m1", Counts { bad, total: 20 });
+        }
+        #[expect(clippy::cast_precision_loss, reason = "small")]
+        watch.feed(&tick(now as f64 + 0.5));
+    }
+    watch
+}
+
+#[test]
+fn what_is_asked_seldom_is_missed_between_the_answers_and_not_for_ever() {
+    for (every_s, goes_on) in [(20, true), (60, true), (20, false)] {
+        let watch = asked_seldom(every_s, goes_on);
+        let [(_, began), (over, ended)] = watch.missed.as_slice() else { panic!("{:?}", watch.missed) };
+        assert!(began == &["availability"] && ended.is_empty(), "{:?}", watch.missed);
+        let until = if goes_on { 4_400 } else { 4_600 };
+        assert!((4_200..until).contains(over), "each {every_s} s: {:?}", watch.missed);
+    }
 }
 
 #[test]

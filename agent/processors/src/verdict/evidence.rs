@@ -56,7 +56,7 @@ impl Verdict {
             .map(|burn| share(burn.bad, burn.total))
             .max_by(f64::total_cmp);
         evidence.marked_at = judged.marked_at;
-        evidence.onset = self.onset_since(judged.armed().unwrap_or_default());
+        evidence.onset = self.onset(judged);
         evidence.profile = self.profile(&evidence.members);
         evidence.cool_down = self
             .cooling(name, now)
@@ -93,7 +93,7 @@ impl Verdict {
             ),
             State::Hold => {
                 let why = self.alarmed().or_else(|| {
-                    worst(burns).map(|burn| format!("{}{}", told(burn), self.held_by(name, judged, burns)))
+                    worst(burns).map(|burn| format!("{}{}", told(burn), self.held_by(name, judged)))
                 });
                 let why = why.unwrap_or_else(|| "a regression is open".to_owned());
                 format!("{name}: start no further step, {why}")
@@ -118,14 +118,14 @@ impl Verdict {
         Some(format!("{}{figures}{more}", first.sentence))
     }
 
-    fn held_by(&self, name: &str, judged: &Judged, burns: &[Burn]) -> &'static str {
+    fn held_by(&self, name: &str, judged: &Judged) -> &'static str {
         if judged.marked_at.is_none() || name == CLUSTER {
             "; no rollout marker fits, so nothing is rolled back"
         } else if judged.put_back.is_some() {
             "; what serves now was put back, and a put-back is never rolled back"
         } else if self.spent(name, &judged.revision) {
             "; this revision has had its one rollback signal"
-        } else if burns.iter().filter(|burn| burn.votes).all(|burn| self.is_older(burn, judged)) {
+        } else if self.burns_against(name, judged).iter().all(|firing| Verdict::is_older(firing, judged)) {
             "; that was so before this rollout"
         } else if self.links_from(name, judged).is_empty() {
             "; no caller or log line leads from it to etcd"

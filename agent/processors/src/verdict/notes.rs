@@ -39,7 +39,9 @@ impl Verdict {
     fn note_burn(&mut self, burn: &Burn, at: Stamp) {
         let key = lane_key(burn);
         if burn.firing {
-            self.burning.insert(key, Firing { burn: burn.clone(), at });
+            // It may be told again when it turns out excused, or not.
+            let missed_since = self.burning.get(&key).and_then(|firing| firing.missed_since);
+            self.burning.insert(key, Firing { burn: burn.clone(), at, missed_since });
         } else {
             self.burning.remove(&key);
         }

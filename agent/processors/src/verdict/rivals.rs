@@ -15,11 +15,8 @@ impl Verdict {
     /// Looks at the node for each target with trouble open, again until the readings of its onset have come.
     pub(super) fn look_at(&mut self, node: &Node, now: Stamp) {
         self.here.clone_from(node.members());
-        let onsets: Vec<(String, Option<Stamp>)> = self
-            .targets
-            .iter()
-            .map(|(name, judged)| (name.clone(), self.onset_since(judged.armed().unwrap_or_default())))
-            .collect();
+        let onsets: Vec<(String, Option<Stamp>)> =
+            self.targets.iter().map(|(name, judged)| (name.clone(), self.onset(judged))).collect();
         for (name, onset) in onsets {
             let Some(judged) = self.targets.get_mut(&name) else { continue };
             let settled = |(at, _): &(Stamp, NodeCheck)| Some(*at) == onset && now.since_ns(*at) > SETTLED_NS;
