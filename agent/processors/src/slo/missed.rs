@@ -104,7 +104,6 @@ impl Series {
             }
             return miss;
         };
-        let is_put_back = miss.put_back.is_some();
         let from = to.saturating_sub(CALM_S).max(miss.put_back.unwrap_or(0));
         match self.is_failing((from, to), budget, context) {
             Some(true) => miss.calm_since = None,
@@ -113,12 +112,10 @@ impl Series {
         }
         let is_calm = miss.calm_since.is_some_and(|calm_since| {
             // As for a lane: what was put back takes its cause along; else nobody says that it is gone.
-            let enough = if is_put_back { CALM_S } else { CALM_ALONE_S };
+            let enough = if miss.put_back.is_some() { CALM_S } else { CALM_ALONE_S };
             now - calm_since >= enough && self.history.sum(calm_since, to).total > 0
         });
-        let lately = self.voting((to.saturating_sub(LATELY_S), to), context);
-        let goes_on = !is_put_back && fires(budget, budget, lately, lately);
-        if (is_calm && !goes_on) || self.is_past((since, now), miss.over, context) {
+        if is_calm || self.is_past((since, now), miss.over, context) {
             Miss { over: to, ..Miss::default() }
         } else {
             miss

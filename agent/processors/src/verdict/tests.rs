@@ -537,3 +537,18 @@ fn a_burn_that_is_over_is_no_recovery_while_the_objective_is_missed() {
     story.run(80);
     assert_eq!((story.state(ORDERS), story.state(CLUSTER)), (State::Pass, State::Pass));
 }
+
+/// A page about older trouble is no onset either: what begins a quarter of an hour after a rollout is not of it.
+#[test]
+fn a_page_about_older_trouble_dates_nothing_to_a_rollout() {
+    let mut story = Story::begin();
+    story.run_at(30, 900);
+    story.rollout(ORDERS, "v2", None);
+    story.run_at(10, 900);
+    story.tier(true);
+    assert!(story.evidence().sentence.ends_with("that was so before this rollout"));
+    story.run_at(900, 900);
+    story.call_tree(ORDERS, "v2");
+    story.burn("v2", true, true);
+    assert_eq!((story.state(ORDERS), story.rollbacks()), (State::Hold, 0));
+}
