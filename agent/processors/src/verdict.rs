@@ -5,6 +5,7 @@
 //! time, place and caller makes `rollback`. While an alarm of the members stands there is only `hold`: an older revision
 //! frees no space and mends no data. The profile diff explains; it does not vote.
 
+mod blame;
 mod evidence;
 mod notes;
 mod rivals;
@@ -13,7 +14,7 @@ mod target;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use model::finding::{Alarm, Burn, Conclusion, Finding, Lane, Regression, Shape, Verdict as Transition};
+use model::finding::{Alarm, Burn, Conclusion, Finding, Regression, Shape, Verdict as Transition};
 use model::mark::{Mark, MarkKind};
 use model::record::{Fact, Record};
 use model::request::{Ask, Request};
@@ -39,8 +40,6 @@ const SIGNALLED_MAX: usize = 1_024;
 const PROBES_ENOUGH: u64 = 20;
 /// Without an answer or a failure for so long, nothing is known any more.
 const SILENT_NS: u64 = 60 * SECOND_NS;
-/// A regression that began so shortly before a rollout is the likelier cause of what follows; an older one is how things are.
-const RECENT_NS: u64 = 600 * SECOND_NS;
 
 /// What the verdict may be told. Seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,37 +233,6 @@ impl Verdict {
         judgement
     }
 
-    /// Targets whose rollout could explain the trouble that is open now.
-    fn fitting(&self, now: Stamp) -> Vec<String> {
-        let onset_max_ns = self.config.onset_max_s * SECOND_NS;
-        let window_ns = self.config.window_s * SECOND_NS;
-        let fits = |judged: &Judged| {
-            let Some(marked) = judged.armed() else { return false };
-            let recent = marked.mono_ns.saturating_sub(RECENT_NS)..marked.mono_ns;
-            let began_before =
-                self.voting_regressions().any(|opened| recent.contains(&opened.regression.onset.mono_ns));
-            let onset = self.onset(judged);
-            now.since_ns(marked) <= window_ns
-                && !began_before
-                && onset.is_some_and(|onset| onset.since_ns(marked) <= onset_max_ns)
-        };
-        self.targets
-            .iter()
-            .filter(|(name, judged)| name.as_str() != CLUSTER && fits(judged))
-            .map(|(name, _)| name.clone())
-            .collect()
-    }
-
-    /// First sign of the trouble that is open, looking back no further than to the rollout: the earliest onset of a voting
-    /// regression, or the first voting burn that is not about what was so before.
-    fn onset(&self, judged: &Judged) -> Option<Stamp> {
-        let from = judged.armed().unwrap_or_default();
-        let regressions = self.voting_regressions().map(|opened| opened.regression.onset);
-        let burns = self.voting_burns().filter(|firing| !Verdict::is_older(firing, judged));
-        let onsets = regressions.chain(burns.map(|firing| firing.at));
-        onsets.filter(|onset| onset.mono_ns >= from.mono_ns).min()
-    }
-
     fn is_silent(&self, now: Stamp) -> bool {
         self.last_probe.is_none_or(|last| now.since_ns(last) > SILENT_NS)
     }
@@ -282,42 +250,6 @@ impl Verdict {
     /// Alarms that let nothing begin.
     fn holding(&self) -> impl Iterator<Item = &Alarm> {
         self.alarms.values().filter(|alarm| alarm.holds)
-    }
-
-    /// Burns that may cost this target its revision: its own change window, or a page tier.
-    fn burns_against(&self, name: &str, judged: &Judged) -> Vec<&Firing> {
-        self.voting_burns()
-            .filter(|firing| match &firing.burn.lane {
-                Lane::Change { target, revision } => target == name && *revision == judged.revision,
-                // An hour's window burns on after the cure: once a put-back is in, the change window alone says when it is over.
-                Lane::Tier { .. } => judged.put_back.is_none(),
-            })
-            .collect()
-    }
-
-    /// Notes since when what burns was missed; a page outlives that.
-    fn date_burns(&mut self) {
-        for firing in self.burning.values_mut() {
-            let of_it = self.missed.iter().find(|missed| missed.slo == firing.burn.slo);
-            firing.missed_since = firing.missed_since.or(of_it.map(|missed| missed.since));
-        }
-    }
-
-    /// Whether a page tells of what was so before this rollout: its own window says whether that became worse.
-    fn is_older(firing: &Firing, judged: &Judged) -> bool {
-        let is_before = |since: Stamp| judged.marked_at.is_some_and(|marked| since.mono_ns < marked.mono_ns);
-        matches!(firing.burn.lane, Lane::Tier { .. }) && firing.missed_since.is_some_and(is_before)
-    }
-
-    fn links_from(&self, name: &str, judged: &Judged) -> Vec<&Link> {
-        self.links
-            .iter()
-            .filter(|link| {
-                link.service == name
-                    && judged.marked_at.is_some_and(|marked| link.at.mono_ns >= marked.mono_ns)
-                    && link.revision.as_ref().is_none_or(|revision| *revision == judged.revision)
-            })
-            .collect()
     }
 
     fn weigh(&self, name: &str, fitting: &[String], now: Stamp) -> State {
