@@ -34,6 +34,9 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 /// Commands that end by themselves.
 const COMMAND_MAX: Duration = Duration::from_secs(20);
 
+/// For a host that is busy for a while: nothing passes until it was calm for a minute.
+pub const CALM: Duration = Duration::from_secs(180);
+
 /// A folder for one story, removed at its end; one whose story failed stays for whoever looks, all do with `KEEP=1`.
 #[derive(Debug)]
 pub struct Folder {
@@ -268,9 +271,6 @@ pub fn probes(board: &Value, name: &str, kind: &str) -> Option<(u64, u64)> {
         latencies.iter().find(|latency| latency.get("kind").and_then(Value::as_str) == Some(kind))?;
     Some((of_kind.get("n")?.as_u64()?, of_kind.get("failed")?.as_u64()?))
 }
-
-/// For a host that is busy for a while: nothing passes until it was calm for a minute.
-pub const CALM: Duration = Duration::from_secs(180);
 
 /// Whether writes are fast: there are some, and at most one in five is slow.
 ///

@@ -442,7 +442,7 @@ mod tests {
         assert_eq!(captures.len(), 1, "{captures:?}");
     }
 
-    /// States of the shop, as they are decided, from `from` on.
+    /// States of the shop, as they are decided, while its v2 calls etcd and all answers are late where `bad` says so.
     fn shop_states(
         demo: &mut Demo,
         seconds: std::ops::Range<u32>,

@@ -15,8 +15,11 @@ use crate::excuse::Excuses;
 /// It begins within so long: what is older has its tiers.
 const LATELY_S: u64 = 60;
 
-/// By then it is known whether a restart is to blame for how it began; without any answer for so long it is not `at present`.
-const SETTLED_S: u64 = 300;
+/// By then it is known whether a restart is to blame for how it began.
+const EXCUSED_WITHIN_S: u64 = 300;
+
+/// Where nothing was asked for so long, what was bad before tells nothing of now.
+const UNASKED_S: u64 = 300;
 
 /// Whether one objective is missed by far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,8 +128,8 @@ impl Series {
     /// Whether what began at `since` turned out to be excused, or nothing was asked for so long that it tells nothing of now.
     fn is_past(&mut self, (since, now): (u64, u64), over: u64, context: Context<'_>) -> bool {
         let to = now + 1;
-        if now.saturating_sub(since) > SETTLED_S {
-            return self.history.sum(to.saturating_sub(SETTLED_S), to).total == 0;
+        if now.saturating_sub(since) > EXCUSED_WITHIN_S {
+            return self.history.sum(to.saturating_sub(UNASKED_S), to).total == 0;
         }
         let from = (since + 1).saturating_sub(LATELY_S).max(over);
         self.voting((from, since + 1), context).bad < BAD_MIN
