@@ -28,6 +28,19 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// Somebody may take a port between our letting go of it and etcd's binding it; three times in a row is something else.
 const ATTEMPTS: u32 = 3;
 
+/// Where there is memory for folders: Linux mounts it so.
+const MEMORY: &str = "/dev/shm";
+
+/// What several stories at once can need, each with three members that take 64 MiB for their log before the first write.
+const ROOM: u64 = 4 << 30;
+
+/// Where the members of stories keep their data: in memory, where there is room for them. Several stories write at once, and
+/// on one slow disk each would be in the trouble that another one makes.
+fn calm_folder() -> PathBuf {
+    let has_room = rustix::fs::statvfs(MEMORY).is_ok_and(|memory| memory.f_bavail * memory.f_frsize >= ROOM);
+    if has_room { PathBuf::from(MEMORY) } else { env::temp_dir() }
+}
+
 /// A cluster on loopback that is healthy when [`Cluster::start`] returns and gone when it is dropped.
 #[derive(Debug)]
 pub struct Cluster {
@@ -90,7 +103,7 @@ impl Cluster {
     fn laid_out(version: Version, members: usize, options: &Options) -> Result<Cluster> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let ours = || env::temp_dir().join(format!("backburn-etcd-{}-{number}", process::id()));
+        let ours = || calm_folder().join(format!("backburn-etcd-{}-{number}", process::id()));
         let dir = options.dir.clone().unwrap_or_else(ours);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         version.binary()?;
