@@ -12,6 +12,9 @@ const LINE_BYTES_MAX: usize = 1_024;
 const BEGINNING_LINES: usize = 64;
 const BEGINNING_BYTES: u64 = 64 << 10;
 
+/// What the linker says of where code begins and ends.
+pub(super) const MARKS: [&[u8]; 5] = [b"_text", b"_stext", b"_etext", b"_sinittext", b"_einittext"];
+
 /// One line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Line<'a> {
@@ -57,16 +60,10 @@ impl<'a> Line<'a> {
         matches!(self.kind, b't' | b'T' | b'w' | b'W')
     }
 
-    /// The least is the best of several names for one address: marks of the linker are the worst.
+    /// The least is the best of several names for one address, and among equals the first: the kernel has put the one that
+    /// it would print there. Marks of the linker are worse than any.
     pub(super) fn rank(&self) -> u8 {
-        let is_mark =
-            [&b"_text"[..], b"_stext", b"_etext", b"_sinittext", b"_einittext"].contains(&self.name);
-        match self.kind {
-            _ if is_mark => 3,
-            b'T' => 0,
-            b't' => 1,
-            _ => 2,
-        }
+        u8::from(MARKS.contains(&self.name))
     }
 }
 
