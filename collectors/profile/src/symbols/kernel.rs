@@ -403,6 +403,7 @@ mod tests {
         ffffffff81000000 T _stext\n\
         ffffffff81000000 T startup_64\n\
         ffffffff81000100 t local\n\
+        ffffffff81000100 T alias\n\
         ffffffff81000100 W weak\n\
         ffffffff81000200 T last\n\
         ffffffff81000300 T _etext\n\

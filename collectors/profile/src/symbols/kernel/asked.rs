@@ -78,9 +78,19 @@ fn name(answer: &[u8]) -> Option<&str> {
     let text = Some(text).filter(|text| !MARKS.contains(text))?;
     let text = str::from_utf8(text).ok()?;
     let is_address = text.starts_with("0x");
-    // Code that was made while the kernel ran has a name without its kind here.
-    let may_be_made = text.starts_with("bpf_") && !text.ends_with(']');
-    (!text.is_empty() && !is_address && !may_be_made).then_some(text)
+    (!text.is_empty() && !is_address && !may_be_made(text)).then_some(text)
+}
+
+/// Whether the code may be one that was made while the kernel ran: the list says so behind the name, and an answer does not.
+/// That is programs by their tag, trampolines by their number, and what is called after where it hooks in; functions of the
+/// kernel that deal with these begin with the same words.
+fn may_be_made(name: &str) -> bool {
+    let is_tag =
+        |rest: &str| rest.get(..16).is_some_and(|tag| tag.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    let is_number = |rest: &str| rest.starts_with(|digit: char| digit.is_ascii_digit());
+    name.strip_prefix("bpf_prog_").is_some_and(is_tag)
+        || name.strip_prefix("bpf_trampoline_").is_some_and(is_number)
+        || ["bpf_dispatcher_", "bpf__"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Prints each address to its place, one after the other: without a loop that the kernel would have to see the end of.
@@ -182,8 +192,12 @@ mod tests {
         let check = |text: &str, expected: Option<&str>| assert_eq!(name(&padded(text)), expected, "{text}");
         check("schedule", Some("schedule"));
         check("nft_do_chain [nf_tables]", Some("nft_do_chain [nf_tables]"));
-        check("bpf_map_delete [some_module]", Some("bpf_map_delete [some_module]"));
+        check("bpf_prog_free_deferred", Some("bpf_prog_free_deferred"));
+        check("bpf_trampoline_get", Some("bpf_trampoline_get"));
         check("bpf_prog_59508cc40cb8a3cf", None);
+        check("bpf_prog_59508cc40cb8a3cf_sd_devices", None);
+        check("bpf_trampoline_6442536467", None);
+        check("bpf__tcp_congestion_ops_init", None);
         check("0xffffffffc0211000", None);
         check("_stext", None);
         check("", None);
