@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{Process, Signal, wait_until};
 
@@ -103,10 +103,12 @@ impl Agent {
         variables: &[(&str, &str)],
         limit: Duration,
     ) -> Result<Finished> {
-        // A home directory is closed to others, and the build lies in one: the stranger gets a copy.
+        // A home directory is closed to others, and the build lies in one: the stranger gets a copy. Another process makes
+        // it: what a thread of ours forks meanwhile would hold the file open, and then it cannot be run.
         let copy = dir.join("agent");
         if !copy.exists() {
-            fs::copy(binary()?, &copy).context("copy the agent")?;
+            let done = Command::new("cp").arg(binary()?).arg(&copy).status().context("start cp")?;
+            ensure!(done.success(), "copy the agent: {done}");
         }
         let mut command = Command::new(copy);
         command.args(args).envs(variables.iter().copied());

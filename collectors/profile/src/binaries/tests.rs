@@ -25,10 +25,12 @@ fn id(hex: &str) -> Identity {
     Identity::BuildId(20, bytes)
 }
 
-/// A copy of a program, whose file can be changed.
+/// A copy of a program, whose file can be changed. Another process writes it: what a thread of ours forks meanwhile would
+/// hold ours open, and a file that is open for writing cannot be run.
 fn copied(program: impl AsRef<Path>, name: &str) -> PathBuf {
     let path = env::temp_dir().join(format!("binaries-{name}-{}", process::id()));
-    fs::copy(program, &path).unwrap();
+    let done = process::Command::new("cp").arg(program.as_ref()).arg(&path).status();
+    assert!(done.is_ok_and(|done| done.success()), "copy to {}", path.display());
     path
 }
 
