@@ -41,7 +41,7 @@ use fileless::Fileless;
 use frames::Depth;
 pub use kernel::Kernel;
 use known::{Ends, Key, Known};
-use order::Met;
+use order::{InKernel, Met};
 use output::{How, Output};
 pub use returns::{IsOwn, Returns, Taken};
 use worth::Worth;
@@ -145,7 +145,7 @@ impl Names {
     pub fn name(&mut self, counted: &stacks::Stacks, capture: &Capture) -> (Stacks, Statistics) {
         let worth = (self.hot.depth == Depth::Lines).then(|| Worth::of(counted, capture.kind));
         if worth.is_some() {
-            self.kernel.read_around(&order::kernel_addresses(counted));
+            self.kernel.read_around(&InKernel::of(counted));
         }
         let mut naming = Naming { worth, ..Naming::new(self) };
         let mut output = Output::default();

@@ -6,11 +6,15 @@
 
 use std::collections::VecDeque;
 
+use super::order::InKernel;
 use crate::perf::session::KernelCode;
 use crate::symbols::kernel::{KernelError, KernelSymbols};
 
 /// A part of the list is kept by its gaps, which for more addresses than these take more than the whole of it.
 const AROUND_MAX: usize = 16 << 10;
+
+/// Of what the kernel did, so small a part may be without a name before its whole list is read for it.
+const NAMELESS_PART: u64 = 100;
 
 /// Where they come from.
 #[derive(Debug, Default)]
@@ -53,20 +57,30 @@ impl Kernel {
         }
     }
 
-    /// Only these are asked for until the end, in order and each once: who names once needs no copy of the whole list.
-    pub(super) fn read_around(&mut self, addresses: &[u64]) {
-        if addresses.is_empty() || matches!(self.list, List::Nameless(_)) {
+    /// Only these are asked for until the end: who names once needs no copy of the whole list.
+    pub(super) fn read_around(&mut self, there: &InKernel) {
+        if there.met.is_empty() || matches!(self.list, List::Nameless(_)) {
             return;
         }
-        let read = if addresses.len() <= AROUND_MAX {
-            KernelSymbols::read_around(addresses)
-        } else {
-            KernelSymbols::read()
+        let addresses: Vec<u64> = there.met.iter().map(|(address, _)| *address).collect();
+        let read = match addresses.len() <= AROUND_MAX {
+            true => match self.asked(&addresses).filter(|symbols| is_enough(symbols, there)) {
+                Some(symbols) => Ok(symbols),
+                None => KernelSymbols::read_around(&addresses),
+            },
+            false => KernelSymbols::read(),
         };
         // A list that was read before is better than none.
         if read.is_ok() || matches!(self.list, List::Unread) {
             self.put(read);
         }
+    }
+
+    /// What the kernel says when it is asked, and what it said while samples were taken.
+    fn asked(&self, addresses: &[u64]) -> Option<KernelSymbols> {
+        let mut symbols = KernelSymbols::asked(addresses)?;
+        add(&mut symbols, &self.changes);
+        Some(symbols)
     }
 
     fn put(&mut self, read: Result<KernelSymbols, KernelError>) {
@@ -98,6 +112,14 @@ impl Kernel {
             List::Unread | List::Symbols(_) => None,
         }
     }
+}
+
+/// Whether what was asked for has names. What has none may have one in the list: code that tracing makes. But most often it has
+/// none there either, thunks against speculation for one, and then there are a few samples of it.
+fn is_enough(symbols: &KernelSymbols, there: &InKernel) -> bool {
+    let nameless = there.met.iter().filter(|(address, _)| symbols.name(*address).is_none());
+    let count: u64 = nameless.map(|(_, count)| *count).sum();
+    count.saturating_mul(NAMELESS_PART) <= there.count
 }
 
 /// What was made is added, and what went meanwhile stays: there are samples of both.
@@ -151,5 +173,19 @@ mod tests {
         // Which of two the samples are of, nobody knows.
         check(&[made(NEW, "a"), gone(NEW), made(NEW, "b"), made(OLD, "c")], [name("c"), name("?")]);
         check(&[], [name("c"), name("b")]);
+    }
+
+    #[test]
+    fn a_little_may_be_nameless_before_the_whole_list_is_read() {
+        let mut symbols = KernelSymbols::default();
+        symbols.add(OLD, 64, b"bpf_prog_old");
+        let check = |named: u64, nameless: u64, expected: bool| {
+            let there = InKernel { met: vec![(OLD, named), (NEW, nameless)], count: named.max(nameless) };
+            assert_eq!(is_enough(&symbols, &there), expected, "{nameless} of {named} without a name");
+        };
+        check(1_000, 0, true);
+        check(1_000, 10, true);
+        check(1_000, 11, false);
+        check(0, 1, false);
     }
 }

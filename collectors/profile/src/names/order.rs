@@ -12,13 +12,32 @@ pub(super) struct Met {
     pub(super) is_return: bool,
 }
 
-/// Where the kernel was, in order and each once.
-pub(super) fn kernel_addresses(counted: &Stacks) -> Vec<u64> {
-    let frames = counted.iter().flat_map(|stack| stack.frames());
-    let mut all: Vec<u64> = frames.filter(|frame| frame.module == KERNEL).map(|frame| frame.offset).collect();
-    all.sort_unstable();
-    all.dedup();
-    all
+/// Where the kernel was.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct InKernel {
+    /// Addresses, in order and each once, and what was counted with a frame there.
+    pub(super) met: Vec<(u64, u64)>,
+    /// All that was counted with a frame of the kernel's.
+    pub(super) count: u64,
+}
+
+impl InKernel {
+    pub(super) fn of(counted: &Stacks) -> InKernel {
+        let (mut met, mut count) = (Vec::new(), 0);
+        for stack in counted.iter() {
+            let before = met.len();
+            let frames = stack.frames().filter(|frame| frame.module == KERNEL);
+            met.extend(frames.map(|frame| (frame.offset, stack.count)));
+            count += if met.len() > before { stack.count } else { 0 };
+        }
+        met.sort_unstable();
+        met.dedup_by(|(address, more), (kept, count)| {
+            let is_same = address == kept;
+            *count += if is_same { *more } else { 0 };
+            is_same
+        });
+        InKernel { met, count }
+    }
 }
 
 /// The places in modules, by module and offset and each once, with a process that was there.

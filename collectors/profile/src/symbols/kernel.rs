@@ -115,31 +115,32 @@ impl KernelSymbols {
         with_the_list(KernelSymbols::parse)
     }
 
-    /// The same, for these addresses alone, in order and each once: from the kernel itself where it can be asked, else
-    /// without a copy of the whole list. What others are called is not known then.
+    /// The same, for these addresses alone, in order and each once: without a copy of the whole list. What others are
+    /// called is not known then.
     ///
     /// # Errors
     /// See [`KernelError`].
     pub fn read_around(addresses: &[u64]) -> Result<KernelSymbols, KernelError> {
-        match asked::names(addresses) {
-            Some(names) => Ok(KernelSymbols::told(addresses, &names)),
-            None => with_the_list(|list| KernelSymbols::parse_around(list, addresses)),
-        }
+        with_the_list(|list| KernelSymbols::parse_around(list, addresses))
     }
 
-    /// What is at each of these addresses, in order and each once, and nothing about any other.
-    fn told(addresses: &[u64], names: &[String]) -> KernelSymbols {
-        let (mut symbols, mut last, mut at) = (KernelSymbols::default(), "", 0);
-        for (&start, name) in addresses.iter().zip(names) {
+    /// What the kernel itself says of these addresses, in order and each once; nothing about any other. What has a name has
+    /// the list's, and some that the list knows have none. `None` where the kernel may not be asked, or is older than 5.14.
+    #[must_use]
+    pub fn asked(addresses: &[u64]) -> Option<KernelSymbols> {
+        let mut symbols = KernelSymbols::default();
+        let (mut last, mut at) = (String::new(), 0);
+        asked::each(addresses, |start, name| {
             if name != last {
                 at = u32::try_from(symbols.names.len()).unwrap_or(u32::MAX);
                 symbols.names.extend_from_slice(name.as_bytes());
                 symbols.names.push(0);
-                last = name;
+                last.clear();
+                last.push_str(name);
             }
             symbols.entries.push(Entry { start, size: 1, name: at });
-        }
-        symbols
+        })
+        .then_some(symbols)
     }
 
     /// Reads a list in the form of `/proc/kallsyms`.

@@ -3,10 +3,9 @@
 //! Owns the question. To print its whole list takes a kernel 40 ms and more, which for a short capture is half of what it
 //! costs; its own search for one address takes a microsecond, and what prints addresses for its log does that search. A
 //! program of a few instructions calls it (`bpf_snprintf`, Linux 5.14). It is attached to nothing, runs when it is asked,
-//! and is gone with the question. Refuses to guess: where the kernel may not be asked, or an answer may not be what the list
-//! has, there is no answer, and the list is read.
+//! and is gone with the question. Refuses to guess: an answer that may not be what the list has is none.
 
-use std::{io, path::Path};
+use std::{borrow::Cow, io, path::Path};
 
 use rustix::thread::{self, CapabilitySet, SecureComputingMode};
 
@@ -30,14 +29,10 @@ const SNPRINTF: i32 = 165;
 /// What `bpftool` shows.
 const TITLE: &[u8; 16] = b"backburn_names\0\0";
 
-/// Names for these addresses, in their order; `None` unless each has one that is the list's too.
-pub(super) fn names(addresses: &[u64]) -> Option<Vec<String>> {
+/// Takes each of these addresses that has a name, in their order; false where the kernel may not be asked, or cannot say.
+pub(super) fn each(addresses: &[u64], take: impl FnMut(u64, &str)) -> bool {
     // Names are withheld with addresses. And a filter of system calls may kill who tries one.
-    if !may_ask() || !is_shown(Path::new(LIST)) {
-        return None;
-    }
-    // Whatever it is that stands against it, the list is there.
-    ask(addresses).ok().flatten()
+    may_ask() && is_shown(Path::new(LIST)) && ask(addresses, take).is_ok()
 }
 
 fn may_ask() -> bool {
@@ -46,11 +41,10 @@ fn may_ask() -> bool {
     has && thread::secure_computing_mode().is_ok_and(|mode| mode == SecureComputingMode::Disabled)
 }
 
-fn ask(addresses: &[u64]) -> io::Result<Option<Vec<String>>> {
+fn ask(addresses: &[u64], mut take: impl FnMut(u64, &str)) -> io::Result<()> {
     let format = Array::constant(FORMAT, TITLE)?;
     let answers = Array::new(VALUE_BYTES, TITLE)?;
     let program = Program::load(&program(&answers, &format), TITLE)?;
-    let mut names = Vec::with_capacity(addresses.len());
     let mut value = vec![0; VALUE_BYTES];
     for asked in addresses.chunks(ADDRESSES) {
         let (questions, _) = value.split_at_mut(ADDRESSES * ADDRESS_BYTES);
@@ -61,36 +55,38 @@ fn ask(addresses: &[u64]) -> io::Result<Option<Vec<String>>> {
         program.run()?;
         answers.get(&mut value)?;
         let (_, answers) = value.split_at(ADDRESSES * ADDRESS_BYTES);
-        for (answer, _) in answers.chunks_exact(NAME_BYTES).zip(asked) {
-            let Some(name) = name(answer) else { return Ok(None) };
-            names.push(name.to_owned());
+        for (answer, address) in answers.chunks_exact(NAME_BYTES).zip(asked) {
+            name(answer).into_iter().for_each(|name| take(*address, &name));
         }
     }
-    Ok(Some(names))
+    Ok(())
 }
 
-/// The name in an answer, where it is the list's too.
-fn name(answer: &[u8]) -> Option<&str> {
+/// The name in an answer, as the list has it.
+fn name(answer: &[u8]) -> Option<Cow<'_, str>> {
     let end = memchr::memchr(0, answer)?;
     // One that fills its place may have been longer.
     let text = answer.get(..end).filter(|_| end + 1 < NAME_BYTES)?;
     // The list has better names for what begins at a mark.
-    let text = Some(text).filter(|text| !MARKS.contains(text))?;
-    let text = str::from_utf8(text).ok()?;
+    let text = str::from_utf8(text).ok().filter(|text| !MARKS.contains(&text.as_bytes()))?;
     let is_address = text.starts_with("0x");
-    (!text.is_empty() && !is_address && !may_be_made(text)).then_some(text)
+    // Called after where code hooks in, as functions of the kernel are too: the list says which it is.
+    let may_be_made = ["bpf_dispatcher_", "bpf__"].iter().any(|prefix| text.starts_with(prefix));
+    match is_made(text) {
+        _ if text.is_empty() || is_address || may_be_made => None,
+        true => Some(Cow::Owned(format!("{text} [bpf]"))),
+        false => Some(Cow::Borrowed(text)),
+    }
 }
 
-/// Whether the code may be one that was made while the kernel ran: the list says so behind the name, and an answer does not.
-/// That is programs by their tag, trampolines by their number, and what is called after where it hooks in; functions of the
-/// kernel that deal with these begin with the same words.
-fn may_be_made(name: &str) -> bool {
+/// Whether it was made while the kernel ran, which an answer does not say: programs have their tag in their name, trampolines
+/// a number, and functions of the kernel that deal with these have neither.
+fn is_made(name: &str) -> bool {
     let is_tag =
         |rest: &str| rest.get(..16).is_some_and(|tag| tag.bytes().all(|digit| digit.is_ascii_hexdigit()));
     let is_number = |rest: &str| rest.starts_with(|digit: char| digit.is_ascii_digit());
     name.strip_prefix("bpf_prog_").is_some_and(is_tag)
         || name.strip_prefix("bpf_trampoline_").is_some_and(is_number)
-        || ["bpf_dispatcher_", "bpf__"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Prints each address to its place, one after the other: without a loop that the kernel would have to see the end of.
@@ -162,24 +158,19 @@ mod tests {
             return;
         }
         let list = KernelSymbols::read().unwrap();
-        let ends: Vec<u64> = list
-            .entries
-            .iter()
-            .flat_map(|entry| [entry.start, entry.start + u64::from(entry.size) - 1])
-            .collect();
-        let (mut checked, mut unanswered) = (0, 0);
-        for some in ends.chunks(ADDRESSES * 64) {
-            // Where a kernel before 5.14 is asked, this fails, and should: it is not what is supported otherwise.
-            let Some(names) = ask(some).unwrap() else {
-                unanswered += some.len();
-                continue;
-            };
-            for (address, name) in some.iter().zip(names) {
-                assert_eq!(list.name(*address), Some(name), "{address:x}");
-                checked += 1;
-            }
-        }
-        assert!(checked > ends.len() / 2, "{checked} checked, {unanswered} unanswered");
+        let made = list.made.iter().map(|(start, made)| (*start, made.end));
+        let code = list.entries.iter().map(|entry| (entry.start, entry.start + u64::from(entry.size)));
+        let mut ends: Vec<u64> = code.chain(made).flat_map(|(start, end)| [start, end - 1]).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let mut named = 0;
+        // Where a kernel before 5.14 is asked, this fails.
+        ask(&ends, |address, name| {
+            assert_eq!(list.name(address).as_deref(), Some(name), "{address:x}");
+            named += 1;
+        })
+        .unwrap();
+        assert!(named * 1_000 > ends.len() * 999, "{named} of {} have a name", ends.len());
     }
 
     #[test]
@@ -189,14 +180,16 @@ mod tests {
             answer.resize(NAME_BYTES, 0);
             answer
         };
-        let check = |text: &str, expected: Option<&str>| assert_eq!(name(&padded(text)), expected, "{text}");
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(name(&padded(text)).as_deref(), expected, "{text}");
+        };
         check("schedule", Some("schedule"));
         check("nft_do_chain [nf_tables]", Some("nft_do_chain [nf_tables]"));
         check("bpf_prog_free_deferred", Some("bpf_prog_free_deferred"));
         check("bpf_trampoline_get", Some("bpf_trampoline_get"));
-        check("bpf_prog_59508cc40cb8a3cf", None);
-        check("bpf_prog_59508cc40cb8a3cf_sd_devices", None);
-        check("bpf_trampoline_6442536467", None);
+        check("bpf_prog_59508cc40cb8a3cf", Some("bpf_prog_59508cc40cb8a3cf [bpf]"));
+        check("bpf_prog_59508cc40cb8a3cf_sd_devices", Some("bpf_prog_59508cc40cb8a3cf_sd_devices [bpf]"));
+        check("bpf_trampoline_6442536467", Some("bpf_trampoline_6442536467 [bpf]"));
         check("bpf__tcp_congestion_ops_init", None);
         check("0xffffffffc0211000", None);
         check("_stext", None);
