@@ -129,7 +129,8 @@ fn a_killed_member_then_no_majority(version: Version) -> Result<()> {
     ])?;
     stage.cluster.put("/written/with/a/majority", "yes")?;
     let after: u64 = stage.others(victim).map(|member| stage.failures(member, "lease_grant")).sum();
-    ensure!(before == after, "writes failed with a majority: {before} then {after}");
+    let how: Vec<_> = stage.others(victim).map(|member| stage.outcomes(member)).collect();
+    ensure!(before == after, "writes failed with a majority: {before} then {after}: {how:?}");
     let board = stage.nobody_is_rolled_back()?;
     ensure!(daemon::member(&board, victim.name()).is_some_and(|member| member["up"] == false), "{board:#}");
 
