@@ -113,7 +113,7 @@ fn nobody_keeps_what_is_ones_own() {
     let folder = folder();
     let copy = folder.path().join("agent");
     // By another process: what a thread of ours forks meanwhile would hold the file open, and then it cannot be run.
-    assert!(Command::new("cp").arg(AGENT).arg(&copy).status().unwrap().success());
+    assert!(Command::new("cp").arg("--preserve=mode").arg(AGENT).arg(&copy).status().unwrap().success());
     let (all, code) = findings_of(as_nobody, &copy);
     assert_eq!(code, 1);
     let level = paranoid();

@@ -107,7 +107,12 @@ impl Agent {
         // it: what a thread of ours forks meanwhile would hold the file open, and then it cannot be run.
         let copy = dir.join("agent");
         if !copy.exists() {
-            let done = Command::new("cp").arg(binary()?).arg(&copy).status().context("start cp")?;
+            let done = Command::new("cp")
+                .arg("--preserve=mode")
+                .arg(binary()?)
+                .arg(&copy)
+                .status()
+                .context("start cp")?;
             ensure!(done.success(), "copy the agent: {done}");
         }
         let mut command = Command::new(copy);

@@ -37,7 +37,12 @@ const ROOM: u64 = 4 << 30;
 /// Where the members of stories keep their data: in memory, where there is room for them. Several stories write at once, and
 /// on one slow disk each would be in the trouble that another one makes.
 fn calm_folder() -> PathBuf {
-    let has_room = rustix::fs::statvfs(MEMORY).is_ok_and(|memory| memory.f_bavail * memory.f_frsize >= ROOM);
+    // What is left of the folder's limit says nothing of the memory that others take.
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let available = available.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let has_room = available.is_some_and(|kib| kib << 10 >= ROOM)
+        && rustix::fs::statvfs(MEMORY).is_ok_and(|memory| memory.f_bavail * memory.f_frsize >= ROOM);
     if has_room { PathBuf::from(MEMORY) } else { env::temp_dir() }
 }
 

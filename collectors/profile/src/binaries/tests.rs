@@ -29,7 +29,7 @@ fn id(hex: &str) -> Identity {
 /// hold ours open, and a file that is open for writing cannot be run.
 fn copied(program: impl AsRef<Path>, name: &str) -> PathBuf {
     let path = env::temp_dir().join(format!("binaries-{name}-{}", process::id()));
-    let done = process::Command::new("cp").arg(program.as_ref()).arg(&path).status();
+    let done = process::Command::new("cp").arg("--preserve=mode").arg(program.as_ref()).arg(&path).status();
     assert!(done.is_ok_and(|done| done.success()), "copy to {}", path.display());
     path
 }

@@ -1,7 +1,8 @@
 //! Names of the kernel's functions.
 //!
 //! Owns when the kernel's list is read. Who names all day reads it once, when the first of its frames is met; from then on
-//! the kernel says itself what code it makes and lets go of. Who names once reads it for what he has. Refuses to give an
+//! the kernel says itself what code it makes and lets go of. Who names once asks the kernel for what he has, and reads the list
+//! for it where that does not do. Refuses to give an
 //! address away, and to name what was at an address that two had.
 
 use std::collections::VecDeque;
@@ -63,12 +64,10 @@ impl Kernel {
             return;
         }
         let addresses: Vec<u64> = there.met.iter().map(|(address, _)| *address).collect();
-        let read = match addresses.len() <= AROUND_MAX {
-            true => match self.asked(&addresses).filter(|symbols| is_enough(symbols, there)) {
-                Some(symbols) => Ok(symbols),
-                None => KernelSymbols::read_around(&addresses),
-            },
-            false => KernelSymbols::read(),
+        let asked = KernelSymbols::asked(&addresses).map(|symbols| self.changed(symbols));
+        let read = match asked.filter(|symbols| is_enough(symbols, there)) {
+            Some(symbols) => Ok(symbols),
+            None => self.listed(if addresses.len() <= AROUND_MAX { Some(&addresses) } else { None }),
         };
         // A list that was read before is better than none.
         if read.is_ok() || matches!(self.list, List::Unread) {
@@ -76,19 +75,21 @@ impl Kernel {
         }
     }
 
-    /// What the kernel says when it is asked, and what it said while samples were taken.
-    fn asked(&self, addresses: &[u64]) -> Option<KernelSymbols> {
-        let mut symbols = KernelSymbols::asked(addresses)?;
+    /// From the list, all or what is around these.
+    fn listed(&self, addresses: Option<&[u64]>) -> Result<KernelSymbols, KernelError> {
+        let read = addresses.map_or_else(KernelSymbols::read, KernelSymbols::read_around);
+        read.map(|symbols| self.changed(symbols))
+    }
+
+    /// With what the kernel said while samples were taken.
+    fn changed(&self, mut symbols: KernelSymbols) -> KernelSymbols {
         add(&mut symbols, &self.changes);
-        Some(symbols)
+        symbols
     }
 
     fn put(&mut self, read: Result<KernelSymbols, KernelError>) {
         self.list = match read {
-            Ok(mut symbols) => {
-                add(&mut symbols, &self.changes);
-                List::Symbols(Box::new(symbols))
-            }
+            Ok(symbols) => List::Symbols(Box::new(symbols)),
             Err(error) => List::Nameless(error),
         };
     }
@@ -96,7 +97,7 @@ impl Kernel {
     /// The function at an address.
     pub(super) fn name(&mut self, address: u64) -> Option<String> {
         if matches!(self.list, List::Unread) {
-            self.put(KernelSymbols::read());
+            self.put(self.listed(None));
         }
         match &self.list {
             List::Symbols(symbols) => symbols.name(address),
@@ -118,7 +119,7 @@ impl Kernel {
 /// none there either, thunks against speculation for one, and then there are a few samples of it.
 fn is_enough(symbols: &KernelSymbols, there: &InKernel) -> bool {
     let nameless = there.met.iter().filter(|(address, _)| symbols.name(*address).is_none());
-    let count: u64 = nameless.map(|(_, count)| *count).sum();
+    let count = nameless.fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
     count.saturating_mul(NAMELESS_PART) <= there.count
 }
 

@@ -28,12 +28,12 @@ impl InKernel {
             let before = met.len();
             let frames = stack.frames().filter(|frame| frame.module == KERNEL);
             met.extend(frames.map(|frame| (frame.offset, stack.count)));
-            count += if met.len() > before { stack.count } else { 0 };
+            count = if met.len() > before { stack.count.saturating_add(count) } else { count };
         }
         met.sort_unstable();
         met.dedup_by(|(address, more), (kept, count)| {
             let is_same = address == kept;
-            *count += if is_same { *more } else { 0 };
+            *count = if is_same { more.saturating_add(*count) } else { *count };
             is_same
         });
         InKernel { met, count }

@@ -99,6 +99,19 @@ fn what_has_no_name_says_where_it_is() {
 }
 
 #[test]
+fn what_the_kernel_did_weighs_as_much_as_was_counted_with_it() {
+    const LEAF: u64 = 0xffff_8000_0000_0000;
+    let (processes, mut counted) = (processes(), Counted::default());
+    add(&mut counted, &processes, &[LEAF + 0x20, LEAF + 0x10, LEAF + 0x10], &[0x1000_0000]);
+    add(&mut counted, &processes, &[LEAF + 0x20, LEAF + 0x10], &[]);
+    add(&mut counted, &processes, &[LEAF], &[]);
+    add(&mut counted, &processes, &[], &[0x1000_0000]);
+    let there = InKernel::of(&counted);
+    // A caller that is there twice in a stack weighs twice: rather the list than too few names.
+    assert_eq!(there, InKernel { met: vec![(LEAF, 1), (LEAF + 0x10, 3), (LEAF + 0x20, 2)], count: 3 });
+}
+
+#[test]
 fn the_kernels_page_has_names_but_not_that_of_another_kind_of_process() {
     let (processes, mut counted) = (processes(), Counted::default());
     // Its functions lie somewhere in two pages.

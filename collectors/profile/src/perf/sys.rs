@@ -1,6 +1,6 @@
 //! The system calls of sampling: perf events, their rings, clocks, limits.
 //!
-//! The only unsafe code of this crate. It refuses to know what the events mean.
+//! The only unsafe code of sampling. It refuses to know what the events mean.
 #![expect(unsafe_code, reason = "perf events, shared rings and thread clocks have no safe form in std")]
 
 use std::ffi::{CStr, c_int, c_long, c_ulong};

@@ -1,4 +1,5 @@
-//! Names of kernel code, from the kernel's own list (`/proc/kallsyms`) and from what it says when code comes and goes.
+//! Names of kernel code, from the kernel's own list (`/proc/kallsyms`), from the kernel where it is asked, and from what it
+//! says when code comes and goes.
 //!
 //! Owns one compact copy of the functions in that list. It has no sizes: a function reaches up to the next one, within the
 //! kernel's text or the module it belongs to, and no further than a function can be long. Refuses a list whose addresses
@@ -124,8 +125,9 @@ impl KernelSymbols {
         with_the_list(|list| KernelSymbols::parse_around(list, addresses))
     }
 
-    /// What the kernel itself says of these addresses, in order and each once; nothing about any other. What has a name has
-    /// the list's, and some that the list knows have none. `None` where the kernel may not be asked, or is older than 5.14.
+    /// What the kernel itself says of these addresses, in order and each once; nothing about any other. Names are the list's;
+    /// some that are in the list alone are missing. `None` where only the list will do: for more than a few thousand, where
+    /// code that was made while the kernel ran is among them, where the kernel may not be asked, or is older than 5.14.
     #[must_use]
     pub fn asked(addresses: &[u64]) -> Option<KernelSymbols> {
         let mut symbols = KernelSymbols::default();
@@ -312,6 +314,7 @@ struct Reading {
 impl Reading {
     /// False when there is no room for it.
     fn put(&mut self, (start, rank): (u64, u8), name: &[u8], module: &[u8]) -> bool {
+        let name = written(name);
         let names = &mut self.symbols.names;
         let is_full =
             self.raw.len() >= FUNCTIONS_MAX || names.len() + name.len() + module.len() + 4 > NAMES_BYTES_MAX;
@@ -333,6 +336,12 @@ impl Reading {
         symbols.place(raw, bounds, &modules);
         symbols
     }
+}
+
+/// Without what link-time optimisation puts behind a name: it changes with every build, and some kernels leave it out themselves
+/// when they are asked.
+fn written(name: &[u8]) -> &[u8] {
+    memchr::memmem::find(name, b".llvm.").and_then(|end| name.get(..end)).unwrap_or(name)
 }
 
 /// As the kernel's list would have it.
@@ -409,7 +418,9 @@ mod tests {
         ffffffff81000200 T last\n\
         ffffffff81000300 T _etext\n\
         ffffffff82000000 D data\n\
-        ffffffffc0001000 t first\t[nf_tables]\n\
+        ffffffffc0001000 t $x\t[nf_tables]\n\
+        ffffffffc0001000 t first.llvm.1302\t[nf_tables]\n\
+        ffffffffc0001020 t $d\t[nf_tables]\n\
         ffffffffc0001040 T second\t[nf_tables]\n\
         ffffffffc0009000 t other\t[overlay]\n\
         ffffffffc0200000 t bpf_prog_12ab\t[bpf]\n";

@@ -56,12 +56,15 @@ impl<'a> Line<'a> {
         (!name.is_empty()).then_some(Line { address, kind: *kind, name, module })
     }
 
+    /// Modules of arm64 and RISC-V list where their code turns into data as well, and labels of the assembler: neither begins
+    /// a function, and the kernel's own search passes them over.
     pub(super) fn is_function(&self) -> bool {
-        matches!(self.kind, b't' | b'T' | b'w' | b'W')
+        let is_label = self.name.starts_with(b"$") || self.name.starts_with(b".L");
+        matches!(self.kind, b't' | b'T' | b'w' | b'W') && !is_label
     }
 
-    /// The least is the best of several names for one address, and among equals the first: the kernel has put the one that
-    /// it would print there. Marks of the linker are worse than any.
+    /// The least is the best of several names for one address, and among equals the first: that is the kernel's own choice.
+    /// Marks of the linker are worse than any.
     pub(super) fn rank(&self) -> u8 {
         u8::from(MARKS.contains(&self.name))
     }

@@ -1,6 +1,7 @@
 //! The system call by which programs get into the kernel.
 //!
-//! Owns one array of one value each, and programs that are run by us and by nothing else. It refuses to know what they do.
+//! Owns what they need: arrays of one value, and programs that are run by us and by nothing else. It refuses to know what they
+//! do.
 #![expect(unsafe_code, reason = "bpf has no safe form in std")]
 
 use std::ffi::{c_int, c_long};
