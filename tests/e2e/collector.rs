@@ -199,6 +199,7 @@ fn everything_arrives(name: &str, wires: [Wire; 4]) -> Result<()> {
     let agent = stage.start()?;
     let mut written = stage.written();
     stage.incident.play(|| {
+        agent.wait_for("fast writes", CALM, daemon::writes_are_fast)?;
         stage.seat.mark(&["--target", "orders", "--revision", "v1"])?;
         agent.wait_for("pass for v1", CALM, |board| {
             (daemon::decision(board, "orders")?["state"] == "pass").then_some(())
