@@ -7,6 +7,8 @@
     reason = "a story that cannot go on has failed"
 )]
 
+#[path = "../../collectors/profile/tests/shared/copies.rs"]
+mod copies;
 #[path = "../../collectors/profile/tests/shared/kernel.rs"]
 mod kernel;
 
@@ -112,8 +114,7 @@ fn nobody_keeps_what_is_ones_own() {
     };
     let folder = folder();
     let copy = folder.path().join("agent");
-    // By another process: what a thread of ours forks meanwhile would hold the file open, and then it cannot be run.
-    assert!(Command::new("cp").arg("--preserve=mode").arg(AGENT).arg(&copy).status().unwrap().success());
+    copies::copy(Path::new(AGENT), &copy);
     let (all, code) = findings_of(as_nobody, &copy);
     assert_eq!(code, 1);
     let level = paranoid();

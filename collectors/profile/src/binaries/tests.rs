@@ -1,5 +1,8 @@
 //! Stories of files that are opened, replaced and written to.
 
+#[path = "../../tests/shared/copies.rs"]
+mod copies;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{env, fs, process};
@@ -25,12 +28,10 @@ fn id(hex: &str) -> Identity {
     Identity::BuildId(20, bytes)
 }
 
-/// A copy of a program, whose file can be changed. Another process writes it: what a thread of ours forks meanwhile would
-/// hold ours open, and a file that is open for writing cannot be run.
+/// A copy of a program, whose file can be changed.
 fn copied(program: impl AsRef<Path>, name: &str) -> PathBuf {
     let path = env::temp_dir().join(format!("binaries-{name}-{}", process::id()));
-    let done = process::Command::new("cp").arg("--preserve=mode").arg(program.as_ref()).arg(&path).status();
-    assert!(done.is_ok_and(|done| done.success()), "copy to {}", path.display());
+    copies::copy(program.as_ref(), &path);
     path
 }
 

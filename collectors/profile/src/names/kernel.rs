@@ -2,8 +2,7 @@
 //!
 //! Owns when the kernel's list is read. Who names all day reads it once, when the first of its frames is met; from then on
 //! the kernel says itself what code it makes and lets go of. Who names once asks the kernel for what he has, and reads the list
-//! for it where that does not do. Refuses to give an
-//! address away, and to name what was at an address that two had.
+//! for it where that does not do. Refuses to give an address away, and to name what was at an address that two had.
 
 use std::collections::VecDeque;
 

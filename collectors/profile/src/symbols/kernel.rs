@@ -131,16 +131,16 @@ impl KernelSymbols {
     #[must_use]
     pub fn asked(addresses: &[u64]) -> Option<KernelSymbols> {
         let mut symbols = KernelSymbols::default();
-        let (mut last, mut at) = (String::new(), 0);
+        let mut last = 0;
         asked::each(addresses, |start, name| {
-            if name != last {
-                at = u32::try_from(symbols.names.len()).unwrap_or(u32::MAX);
+            let known = symbols.names.get(last..).and_then(|rest| rest.strip_suffix(b"\0"));
+            if known != Some(name.as_bytes()) {
+                last = symbols.names.len();
                 symbols.names.extend_from_slice(name.as_bytes());
                 symbols.names.push(0);
-                last.clear();
-                last.push_str(name);
             }
-            symbols.entries.push(Entry { start, size: 1, name: at });
+            let name = u32::try_from(last).unwrap_or(u32::MAX);
+            symbols.entries.push(Entry { start, size: 1, name });
         })
         .then_some(symbols)
     }

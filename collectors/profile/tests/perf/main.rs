@@ -12,6 +12,8 @@
 
 mod always;
 mod code;
+#[path = "../shared/copies.rs"]
+mod copies;
 #[path = "../shared/kernel.rs"]
 mod kernel;
 mod lives;

@@ -14,6 +14,7 @@ use profile::perf::refusal::{Refusal, Situation};
 use profile::perf::session::{End, Plan};
 use profile::perf::target::Target;
 
+use crate::copies;
 use crate::program::{Program, chain, is_near, is_node_ours, noting, run_chain, until};
 
 #[test]
@@ -77,16 +78,7 @@ fn without_privileges_ones_own_programs_can_be_profiled() {
     }
     let folder = chain().parent().unwrap();
     let copy = folder.join("as-nobody");
-    // By another process: what a thread of ours forks meanwhile would hold the file open, and then it cannot be run.
-    assert!(
-        Command::new("cp")
-            .arg("--preserve=mode")
-            .arg(env::current_exe().unwrap())
-            .arg(&copy)
-            .status()
-            .unwrap()
-            .success()
-    );
+    copies::copy(&env::current_exe().unwrap(), &copy);
     let name = "privileges::without_privileges_ones_own_programs_can_be_profiled";
     // Without locked memory beyond what the kernel gives every user for this, and without the right to raise it.
     let mut command = Command::new("sh");
